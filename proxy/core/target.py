@@ -1,0 +1,166 @@
+"""What a request can be sent to, and under which rules: targets, tiers, routes, policies.
+
+All values are frozen. Durations are in seconds, ratios in 0..1. The defaults repeat CONTRACT.md's
+table so that a test can build a policy by hand; a running proxy gets every value from `config`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+BreakerMode = Literal["enforce", "observe", "off"]
+Balance = Literal["weighted", "least_in_flight"]
+
+
+@dataclass(frozen=True, slots=True)
+class BreakerPolicy:
+    """When a breaker opens and how it recovers."""
+
+    window_s: float = 30.0
+    failure_ratio: float = 0.5
+    min_requests: int = 10
+    consecutive: int = 5
+    slow_after_s: float | None = None
+    slow_ratio: float = 0.8
+    adaptive: bool = True
+    mode: BreakerMode = "enforce"
+    open_s: float = 5.0
+    open_max_s: float = 30.0
+    recovery_s: float = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptPolicy:
+    """The limits of one attempt; `None` means adaptive ("auto")."""
+
+    first_token_s: float | None = None
+    response_s: float | None = None
+    stall_s: float = 60.0
+    same_target_retries: int = 1
+    backoff_s: float = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class RoutePolicy:
+    """The rules of one request as a whole.
+
+    `hedge` is `None` (off), seconds, or "p95". `early_keepalive_s` is `None` for off.
+    """
+
+    deadline_s: float = 600.0
+    max_attempts: int = 4
+    retry_budget_ratio: float = 0.2
+    patience_s: float = 0.0
+    hold_s: float = 10.0
+    hedge: float | Literal["p95"] | None = None
+    midstream: Literal["error", "resume"] = "error"
+    on_refusal: Literal["relay", "failover"] = "relay"
+    keepalive_s: float = 15.0
+    early_keepalive_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamFacts:
+    """What the core must know of a configured upstream; the wire's facts stay in `transport`.
+
+    `endpoint` is the host cell ("https://api.openai.com:443"). `lacks` names what the upstream can
+    not do (`tools`, `vision`, `json_schema`, `streaming`, `logprobs`, `n`, ...). `endpoints` is the
+    set of API paths it serves ("chat/completions"), `None` for all. `fate`: upstreams that share
+    the label fail together. `credential` names the key's cell; two upstreams that use one key share it.
+    """
+
+    name: str
+    endpoint: str
+    credential: str
+    fate: str
+    breaker: BreakerPolicy = field(default_factory=BreakerPolicy)
+    connect_s: float = 5.0
+    max_concurrency: int = 256
+    reasoning: bool = False
+    passthrough: bool = False
+    lacks: frozenset[str] = frozenset()
+    endpoints: frozenset[str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One thing we can send to: an upstream and the model's name there.
+
+    `model` is `None` where the name asked for is passed on (a wildcard route, or a target written
+    without a model); `named` makes it definite. `context` is the largest prompt in tokens, if known.
+    `label` is the model's name for metrics: configured names only, else "other".
+    """
+
+    upstream: UpstreamFacts
+    model: str | None
+    weight: float = 1.0
+    policy: AttemptPolicy = field(default_factory=AttemptPolicy)
+    context: int | None = None
+    wildcard: bool = False
+
+    def named(self, model: str) -> Target:
+        """Return this target with a definite model name."""
+        return self if self.model is not None else replace(self, model=model)
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Identify the target among all: (upstream, model)."""
+        return (self.upstream.name, self.model or "")
+
+    @property
+    def label(self) -> str:
+        """Return the model name that metrics may carry: never one that only a client has named."""
+        return "other" if self.wildcard or self.model is None else self.model
+
+
+@dataclass(frozen=True, slots=True)
+class Tier:
+    """Targets of equal preference; load is balanced among them."""
+
+    targets: tuple[Target, ...]
+    balance: Balance = "weighted"
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """The model name (or pattern) a client asks for, and where it may go, best tier first.
+
+    `allow` and `deny` name upstreams; `allow=None` allows all. `owner` gets creates of
+    provider-held objects.
+    """
+
+    name: str
+    tiers: tuple[Tier, ...]
+    policy: RoutePolicy = field(default_factory=RoutePolicy)
+    allow: frozenset[str] | None = None
+    deny: frozenset[str] = frozenset()
+    owner: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CallFacts:
+    """What the core must know of one call.
+
+    `endpoint` is the metrics label ("chat/completions"), `operation` the family that breakers are
+    keyed by ("chat", "embeddings", ...). `needs` names features used, to be compared with
+    `UpstreamFacts.lacks`. `allowed` is the set of upstreams the client may reach (`None`: all);
+    `pinned` is the one it insists on. `replayable` is false for creates, which are never sent twice.
+    `digest` identifies the body, `client_retry` is the SDK's own retry count, `client_limit_s` how
+    long the client itself will wait (already less one second), `prompt_tokens` a rough estimate.
+    """
+
+    request_id: str
+    model: str
+    endpoint: str
+    operation: str
+    stream: bool = False
+    reasoning: bool = False
+    needs: frozenset[str] = frozenset()
+    allowed: frozenset[str] | None = None
+    pinned: str | None = None
+    replayable: bool = True
+    digest: bytes = b""
+    client_retry: int = 0
+    client_limit_s: float | None = None
+    prompt_tokens: int = 0
