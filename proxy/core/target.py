@@ -67,12 +67,14 @@ class UpstreamFacts:
     `endpoint` is the host cell ("https://api.openai.com:443"). `lacks` names what the upstream can
     not do (`tools`, `vision`, `json_schema`, `streaming`, `logprobs`, `n`, ...). `endpoints` is the
     set of API paths it serves ("chat/completions"), `None` for all. `fate`: upstreams that share
-    the label fail together. `credential` names the key's cell; two upstreams that use one key share it.
+    the label fail together. `credentials` names the cells of its keys (`api_keys` may be several: a
+    permit carries the one to use, rotating among those that are not open); upstreams that use one key
+    share its cell.
     """
 
     name: str
     endpoint: str
-    credential: str
+    credentials: tuple[str, ...]
     fate: str
     breaker: BreakerPolicy = field(default_factory=BreakerPolicy)
     connect_s: float = 5.0

@@ -1,0 +1,93 @@
+"""Leave from the breakers that a target stands behind: its own, its host's, its key's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from random import Random
+from typing import NamedTuple
+
+from proxy.core.blame import NEUTRAL
+from proxy.core.breaker import Admission, Breaker, State
+from proxy.core.cells import Key, TargetCell
+from proxy.core.limits import is_reasoning, limits_of
+from proxy.core.outcome import Kind
+from proxy.core.register import Register
+from proxy.core.target import CallFacts, Target
+
+LEAST_BAD_EVERY_S = 5.0
+MOST_REJECTED = 0.9
+# A passed `GET /models` says nothing of these: the quota is spent, or that one model is gone.
+NOT_CHECKABLE = frozenset({Kind.QUOTA_SPENT.value, Kind.MODEL_MISSING.value})
+
+
+class Tickets(NamedTuple):
+    """What the breakers of target, endpoint and credential gave; the latter two only where in doubt."""
+
+    target: Admission
+    endpoint: Admission | None = None
+    credential: Admission | None = None
+
+    @property
+    def is_probe(self) -> bool:
+        """Tell whether the attempt is what one of the breakers is waiting for."""
+        return any(ticket is not None and ticket.probe for ticket in self)
+
+
+def admit(
+    cell: TargetCell, key: Key, target: Target, call: CallFacts, now: float, rng: Random, *, held: bool
+) -> Tickets | None:
+    """Return a ticket from each breaker, or `None`. Who has waited (*held*) needs no luck in a ramp."""
+    breaker, endpoint, credential = cell.breaker, cell.upstream.endpoint, key.credential.breaker
+    closed = State.CLOSED
+    if (
+        breaker.state is closed
+        and endpoint.breaker.state is closed
+        and endpoint.doubtful_until <= now
+        and credential.state is closed
+    ):
+        ticket = breaker.admit(now, rng)
+        return Tickets(ticket) if ticket is not None else None
+    breakers = (breaker, endpoint.breaker, credential)
+    if not all(asked.peek(now) for asked in breakers):
+        return None
+    latency = cell.latencies.of(stream=call.stream, reasoning=is_reasoning(call, target))
+    lease_s = target.upstream.connect_s + limits_of(call, target, latency, probe=True).hard_s
+    tickets: dict[Breaker, Admission] = {}
+    # Chance is asked first, so that a refusal gives back a place in a ramp at most, never a probe.
+    for asked in sorted(breakers, key=lambda asked: (asked.state is not State.RECOVERING, asked.share(now))):
+        ticket = asked.admit(now, rng, lease_s=lease_s)
+        if ticket is None and held:
+            ticket = asked.admit_anyway(now, rng)
+        if ticket is None:
+            for giver, given in tickets.items():
+                giver.record(given, NEUTRAL, now, request=call.request_id, rng=rng)
+            return None
+        tickets[asked] = ticket
+    return Tickets(*(tickets[asked] for asked in breakers))
+
+
+def admit_anyway(cell: TargetCell, key: Key, now: float, rng: Random) -> Tickets | None:
+    """Return tickets against the rules, held back by the SRE book's client throttling.
+
+    p = 1 - min(0.9, max(0, (requests - 2 x accepts) / (requests + 1))) over two minutes, requests
+    counted when they are sent (an attempt may last longer than a window) or refused here; one in five
+    seconds passes in any case.
+    """
+    requests = cell.sent.total(now) + cell.refused.total(now)
+    rejected = max(0.0, (requests - 2.0 * cell.answered.total(now)) / (requests + 1.0))
+    is_due = now - cell.last_least_bad_at >= LEAST_BAD_EVERY_S
+    if not is_due and rng.random() < min(MOST_REJECTED, rejected):
+        cell.refused.add(now)
+        return None
+    cell.last_least_bad_at = now
+    breakers = (cell.breaker, cell.upstream.endpoint.breaker, key.credential.breaker)
+    return Tickets(*(asked.admit_anyway(now, rng) for asked in breakers))
+
+
+def checkable(register: Register, upstream: str) -> Iterator[Breaker]:
+    """Return the open breakers of an upstream for which a passed `GET /models` is good news."""
+    cell = register.upstreams[upstream]
+    breakers = [cell.endpoint.breaker]
+    breakers += [credential.breaker for credential in cell.credentials]
+    breakers += [target.breaker for target in register.targets_of(upstream)]
+    return (b for b in breakers if b.state is State.OPEN and b.reason not in NOT_CHECKABLE)

@@ -1,0 +1,231 @@
+"""What is left to be tried for one request, and how each ending changes that.
+
+`rest` are the targets that may still be tried, best first. An ending may take some out (too small), put
+others last (they fail together), put the same target back (a retry), or end the matter (`is_over`).
+"""
+
+from __future__ import annotations
+
+from random import Random
+from typing import Literal, NamedTuple
+
+from proxy.core.budget import RetryBudget
+from proxy.core.deadline import Deadline
+from proxy.core.exhaustion import Blocked
+from proxy.core.outcome import Kind, Next, Outcome, Scope, Verdict
+from proxy.core.permit import Permit
+from proxy.core.pool import Pool
+from proxy.core.routing import Refused, larger_than, maybe_larger_than, order_targets, prefer_other_fate
+from proxy.core.target import CallFacts, Route, Target
+
+LAST_BACKOFF_S = 0.5
+LAST_BACKOFF_MOST_S = 8.0
+
+# What the last remaining target may be asked again after. Never silence: it would be silent again.
+PASSING = frozenset({Kind.RESET, Kind.SERVER_ERROR, Kind.OVERLOADED, Kind.CONNECT_FAILED})
+KEY_TROUBLE = frozenset({Kind.RATE_LIMITED, Kind.QUOTA_SPENT, Kind.UNAUTHORIZED})
+BROKEN = frozenset({Kind.INTERRUPTED, Kind.STALLED})
+UNSENT = "unsent"  # code of a stale connection that had surely not taken the request
+
+
+class Pause(NamedTuple):
+    """Nothing is to be tried before `until`."""
+
+    until: float
+    reason: Literal["backoff", "patience"]
+
+
+class Course:
+    """One request's remaining targets."""
+
+    __slots__ = (
+        "_budget",
+        "_call",
+        "_deadline",
+        "_is_fresh",
+        "_long_retries",
+        "_pool",
+        "_quick_retries",
+        "_rng",
+        "_route",
+        "_tried_another_model",
+        "ended",
+        "is_over",
+        "is_resuming",
+        "needs_fresh",
+        "patient",
+        "pause",
+        "relay",
+        "rest",
+        "targets",
+    )
+
+    def __init__(
+        self, call: CallFacts, route: Route, pool: Pool, budget: RetryBudget, deadline: Deadline, rng: Random
+    ) -> None:
+        self._call = call
+        self._route = route
+        self._pool = pool
+        self._budget = budget
+        self._deadline = deadline
+        self._rng = rng
+        self._quick_retries = 0
+        self._long_retries = 0
+        self._tried_another_model = False
+        self._is_fresh = False
+        self.targets: list[Target] = []
+        self.rest: list[Target] = []
+        self.ended: list[tuple[Permit, Outcome]] = []
+        self.relay: tuple[Permit, Outcome] | None = None
+        self.pause: Pause | None = None
+        self.patient: set[tuple[str, str]] = set()
+        self.needs_fresh = False
+        self.is_resuming = False
+        self.is_over = False
+
+    def begin(self) -> Refused | None:
+        """Put the route's targets in order; return why there is none."""
+        call = self._call
+        ordered = order_targets(
+            self._route, call, self._rng, lambda target: self._pool.load(target, call.operation)
+        )
+        if isinstance(ordered, Refused):
+            return ordered
+        self.targets = ordered
+        self.rest = list(ordered)
+        return None
+
+    @property
+    def last(self) -> tuple[Permit, Outcome] | None:
+        """Return the attempt that ended last."""
+        return self.ended[-1] if self.ended else None
+
+    def missing_everywhere(self, blocked: Blocked) -> tuple[Permit, Outcome] | None:
+        """Return the first 404, if all targets said that they don't know a model that only clients name."""
+        ended = self.ended
+        if blocked or self.rest or not ended:
+            return None
+        if any(o.kind is not Kind.MODEL_MISSING or not p.target.wildcard for p, o in ended):
+            return None
+        return ended[0]
+
+    def moved_on(self) -> None:
+        """Note that another target is being tried."""
+        self._quick_retries = 0
+        self._is_fresh = False
+
+    def after(self, permit: Permit, outcome: Outcome, attempts_left: int, now: float) -> None:
+        """Take note of how an attempt ended, and change what is left accordingly."""
+        self.ended.append((permit, outcome))
+        target = permit.target
+        match self._next(permit, outcome):
+            case Next.DONE | Next.NOBODY:
+                self.is_over = True
+            case Next.CLIENT:
+                self.relay = (permit, outcome)
+                self.is_over = True
+            case Next.FRESH:
+                self.ended.pop()
+                self.needs_fresh = self._is_fresh = True
+                self.rest.insert(0, target)
+            case Next.LARGER:
+                self._only_larger(permit, outcome)
+            case Next.SAME_ONCE if self._may_retry_quickly(permit, outcome, attempts_left, now):
+                backoff_s = target.policy.backoff_s * 2.0**self._quick_retries
+                self._quick_retries += 1
+                self.rest.insert(0, target)
+                self.pause = Pause(now + self._rng.uniform(0.0, backoff_s), "backoff")
+            case Next.SAME_ONCE | Next.OTHER:
+                self._another(permit, outcome, now)
+
+    def retry_last(self, attempts_left: int, until: float, now: float) -> bool:
+        """Put the last target back, to be asked again with long jitter; tell whether that was possible."""
+        last = self.last
+        if last is None or attempts_left < 1 or self.is_resuming:
+            return False
+        permit, outcome = last
+        if outcome.kind not in PASSING or outcome.unready or permit.least_bad:
+            return False
+        if not self._call.replayable and outcome.kind is not Kind.CONNECT_FAILED:
+            return False
+        available = self._pool.admits(permit.target, self._call.operation, now)
+        longest = min(LAST_BACKOFF_MOST_S, LAST_BACKOFF_S * 2.0**self._long_retries)
+        at = max(now + self._rng.uniform(0.0, longest), available.at)
+        if at > until or not self._budget.try_retry(now):
+            return False
+        self._long_retries += 1
+        self.rest.append(permit.target)
+        self.pause = Pause(at, "backoff")
+        return True
+
+    def is_patient_with(self, target: Target, available_at: float, now: float) -> bool:
+        """Tell whether to wait for a rate-limited target, once, instead of trying another."""
+        if available_at - now > self._route.policy.patience_s or target.key in self.patient:
+            return False
+        if available_at >= self._deadline.at:
+            return False
+        self.patient.add(target.key)
+        self.pause = Pause(available_at, "patience")
+        return True
+
+    def _next(self, permit: Permit, outcome: Outcome) -> Next:
+        """Return what the table says, as this request's circumstances change it."""
+        kind, following = outcome.kind, outcome.rule.next
+        if permit.target.upstream.passthrough and kind in (Kind.QUOTA_SPENT, Kind.UNAUTHORIZED):
+            return Next.CLIENT
+        if kind in BROKEN and self._route.policy.midstream == "resume":
+            self.is_resuming = True
+            return Next.OTHER
+        if kind is Kind.REFUSED and self._route.policy.on_refusal == "failover":
+            self.relay = self.relay or (permit, outcome)
+            following = Next.OTHER
+        if following is Next.FRESH and self._is_fresh:
+            following = Next.OTHER
+        if following in (Next.DONE, Next.CLIENT, Next.NOBODY) or self._call.replayable:
+            return Next.OTHER if outcome.unready else following
+        is_unsent = kind is Kind.CONNECT_FAILED or (kind is Kind.STALE_CONNECTION and outcome.code == UNSENT)
+        return following if is_unsent else Next.NOBODY
+
+    def _may_retry_quickly(self, permit: Permit, outcome: Outcome, attempts_left: int, now: float) -> bool:
+        """Tell whether the same target is to be tried again at once, and withdraw the leave for it."""
+        return (
+            self._quick_retries < permit.target.policy.same_target_retries
+            and outcome.status != 503
+            and 0 < len(self.rest) < attempts_left
+            and not permit.probe
+            and not permit.least_bad
+            and self._pool.is_closed(permit.target, self._call.operation)
+            and self._budget.try_retry(now)
+        )
+
+    def _another(self, permit: Permit, outcome: Outcome, now: float) -> None:
+        """Go on to another target: preferably none that fails together with this one."""
+        target, kind = permit.target, outcome.kind
+        if kind is Kind.MODEL_MISSING and target.wildcard:
+            return
+        if outcome.verdict is Verdict.FAILURE and outcome.rule.scope in (Scope.TARGET, Scope.ENDPOINT):
+            self.rest = prefer_other_fate(self.rest, target, kind)
+        elif kind in KEY_TROUBLE and not self.is_resuming:
+            self._same_with_another_key(permit, outcome, now)
+
+    def _same_with_another_key(self, permit: Permit, outcome: Outcome, now: float) -> None:
+        """Put the target back if it has another usable key, or if it is worth waiting for."""
+        target = permit.target
+        available = self._pool.admits(target, self._call.operation, now)
+        keys = len(target.upstream.credentials)
+        tried = sum(other.target.key == target.key for other, _ in self.ended)
+        if (available.ok and tried < keys) or (
+            outcome.kind is Kind.RATE_LIMITED
+            and self._route.policy.patience_s > 0.0
+            and self.is_patient_with(target, available.at, now)
+        ):
+            self.rest.insert(0, target)
+
+    def _only_larger(self, permit: Permit, outcome: Outcome) -> None:
+        """Leave only what may take a larger prompt: what is known to, else one other model, once."""
+        self.relay = self.relay or (permit, outcome)
+        rest = larger_than(self.rest, permit.target)
+        if not rest and not self._tried_another_model:
+            self._tried_another_model = True
+            rest = maybe_larger_than(self.rest, permit.target)
+        self.rest = rest

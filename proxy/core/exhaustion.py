@@ -1,0 +1,79 @@
+"""What a client is told when there is no answer for it: the truth, and what to do next."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil, inf
+
+from proxy.core.outcome import Kind, Outcome
+from proxy.core.permit import Availability, Permit
+from proxy.core.target import Route, Target
+
+RETRY_AFTER_LEAST_S = 1.0
+RETRY_AFTER_MOST_S = 60.0  # SDKs give up altogether on more than two minutes
+
+Ended = Sequence[tuple[Permit, Outcome]]
+Blocked = Sequence[tuple[Target, Availability]]
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """The final error. `should_retry` is what SDKs are told to do, `None` to let them decide."""
+
+    status: int
+    code: str
+    message: str
+    retry_after_s: float | None
+    should_retry: bool | None
+
+
+def ending_of(
+    route: Route, ended: Ended, blocked: Blocked, soonest_at: float, now: float, *, is_late: bool
+) -> Ending:
+    """Return the error for a request whose attempts have *ended* and whose other targets are *blocked*.
+
+    `Retry-After` is the soonest useful time. Once two different targets were tried the SDK is told not
+    to retry: it would multiply the load on all of them. With a single one it keeps its own retries.
+    """
+    tried = {permit.target.key for permit, _ in ended}
+    status, code = _status(ended, blocked, is_late=is_late)
+    return Ending(
+        status=status,
+        code=code,
+        message=_message(code, route, ended, blocked),
+        retry_after_s=retry_after_s(soonest_at - now),
+        should_retry=False if len(tried) > 1 else None,
+    )
+
+
+def retry_after_s(seconds: float) -> float:
+    """Return a whole number of seconds to advise, within what SDKs honour."""
+    if seconds == inf:
+        return RETRY_AFTER_MOST_S
+    return min(max(float(ceil(seconds)), RETRY_AFTER_LEAST_S), RETRY_AFTER_MOST_S)
+
+
+def _status(ended: Ended, blocked: Blocked, *, is_late: bool) -> tuple[int, str]:
+    if is_late:
+        return 504, "deadline_exceeded"
+    limited = all(outcome.kind is Kind.RATE_LIMITED for _, outcome in ended)
+    if limited and (ended or blocked) and all(found.reason == "cooldown" for _, found in blocked):
+        return 429, "rate_limit_exceeded"
+    return (502, "upstream_error") if ended else (503, "no_upstream_available")
+
+
+def _message(code: str, route: Route, ended: Ended, blocked: Blocked) -> str:
+    attempts = ", ".join(f"{permit.target.upstream.name}={outcome.kind}" for permit, outcome in ended)
+    waiting = ", ".join(f"{target.upstream.name} ({found.reason})" for target, found in blocked)
+    match code:
+        case "deadline_exceeded":
+            text = f"The time for this request on route '{route.name}' is over"
+        case "rate_limit_exceeded":
+            text = f"All upstreams of route '{route.name}' are rate limited"
+        case "upstream_error":
+            text = f"All attempts on route '{route.name}' failed"
+        case _:
+            text = f"No upstream of route '{route.name}' is available"
+    details = "; ".join(part for part in (attempts, f"not available: {waiting}" if waiting else "") if part)
+    return f"{text}: {details}." if details else f"{text}."

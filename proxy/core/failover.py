@@ -1,0 +1,405 @@
+"""One request's state machine: what happened, what next.
+
+    next_step --> Try ----> first_content --> settle(OK)                     the answer
+        ^          |
+        |          +------> settle(anything else) --> next_step              another attempt
+        +-- Wait <-+                              |
+                                                  +-> GiveUp                 the error, or the refusal
+
+Rules:
+
+1. Targets are tried in the order of `routing`, each at most once, or twice with its quick retry;
+   `max_attempts` bounds them all. `outcome.RULES` says what each kind of ending leads to.
+2. The quick retry on the same target is for what passes by itself (a reset, 500, 502, 504), on a target
+   that is otherwise healthy, with leave from the budget, and never at the price of an untried target.
+3. When no other target is left, the last one is asked again after 0.5 to 8 s, full jitter, by the
+   same budget; also after 503, 529 and failures to connect, never after silence.
+4. A reused connection that died unanswered is replaced once: no attempt is counted, no one is blamed.
+5. When nothing is available the request waits up to `hold` for what will be in time, in its route's
+   line; then the least bad target is tried against the rules, if the throttle lets it; then it ends.
+6. What must not be sent twice (`replayable` is false) is tried again only if it has surely not been sent.
+
+The caller asks `next_step` when no attempt is running, settles every permit, and calls `close` at the
+end, whatever happened.
+"""
+
+from __future__ import annotations
+
+from math import inf
+from random import Random
+
+from proxy.core.account import Account
+from proxy.core.budget import RetryBudget
+from proxy.core.course import Course
+from proxy.core.deadline import Deadline
+from proxy.core.events import AttemptRecord, Decision, Event
+from proxy.core.exhaustion import Blocked, ending_of
+from proxy.core.limits import stall_s
+from proxy.core.outcome import Kind, Outcome, Scope, Verdict
+from proxy.core.permit import Availability, Permit, Shift
+from proxy.core.pool import Pool
+from proxy.core.steps import GiveUp, Step, Timeouts, Try, Wait
+from proxy.core.target import CallFacts, Route, Target
+
+HEDGE_SAMPLES = 50  # an earlier 95th percentile is a guess
+RECHECK_S = 0.02
+LINE_SPACING_S = 0.01  # those further behind in a line ask later, by a second at most
+LINE_SPACING_MOST_S = 1.0
+
+
+class Failover:
+    """One request's way from target to target."""
+
+    __slots__ = (
+        "_account",
+        "_budget",
+        "_call",
+        "_counted",
+        "_course",
+        "_deadline",
+        "_evacuations",
+        "_has_begun",
+        "_hold_until",
+        "_is_held",
+        "_pool",
+        "_route",
+        "_running",
+        "_tried_least_bad",
+    )
+
+    def __init__(
+        self, call: CallFacts, route: Route, pool: Pool, budget: RetryBudget, deadline: Deadline, rng: Random
+    ) -> None:
+        self._call = call
+        self._route = route
+        self._pool = pool
+        self._budget = budget
+        self._deadline = deadline
+        self._course = Course(call, route, pool, budget, deadline, rng)
+        self._account = Account(call.request_id, route.name)
+        self._counted = 0
+        self._running: dict[int, Permit] = {}
+        self._evacuations: dict[int, float] = {}
+        self._has_begun = False
+        self._hold_until: float | None = None
+        self._is_held = False
+        self._tried_least_bad = False
+
+    def __repr__(self) -> str:
+        return f"<Failover {self._call.request_id} {self.path()} running={len(self._running)}>"
+
+    @property
+    def attempts(self) -> tuple[AttemptRecord, ...]:
+        """Return the attempts so far that count, in the order of their ends; a running answer is the last."""
+        return self._account.attempts
+
+    @property
+    def saved(self) -> bool:
+        """Tell whether an attempt has failed: without failover there would be no answer."""
+        return self._account.has_failures
+
+    def path(self) -> str:
+        """Return the attempts as `x-sidestep-path` shows them: "openai=overloaded, azure-eu=ok"."""
+        return self._account.path()
+
+    def next_step(self, now: float) -> tuple[Step, list[Event]]:
+        """Return what to do now. To be asked when no attempt is running.
+
+        Raises: RuntimeError while an attempt is running.
+        """
+        if self._running:
+            raise RuntimeError("an attempt is running: it may still succeed")
+        events: list[Event] = []
+        step = self._next(now, events)
+        if isinstance(step, GiveUp):
+            self._pool.lines.leave(self._route.name, self._call.request_id)
+        return step, events
+
+    def next_hedge(self, now: float) -> tuple[Try | None, list[Event]]:
+        """Return a second attempt to make beside the one that runs, if that is worth its price.
+
+        Only the next target in line is worth it, and only while nothing is known against it.
+        """
+        rest = self._course.rest
+        if len(self._running) != 1 or self._account.is_answering or not rest or not self._attempts_left:
+            return None, []
+        target, operation = rest[0], self._call.operation
+        shift = Shift(self._budget, held=False)
+        if (
+            not self._pool.is_closed(target, operation)
+            or not self._pool.admits(target, operation, now, shift).ok
+        ):
+            return None, []
+        if not self._budget.try_hedge(now):
+            return None, []
+        permit = self._acquire(target, now, displaced=True)
+        if permit is None:
+            return None, []
+        del rest[0]
+        events: list[Event] = [self._account.decided(Decision.HEDGE, target.upstream.name, "slow")]
+        return self._start(permit, now, events), events
+
+    def first_content(self, permit: Permit, seconds: float, now: float) -> list[Event]:
+        """Take note that an attempt is good: from now on it is the answer."""
+        self._account.answering(permit, now)
+        return self._pool.first_content(permit, seconds, now)
+
+    def soft_limit_passed(self, permit: Permit, now: float) -> tuple[float | None, list[Event]]:
+        """Take note that an attempt is slow; return when to abandon it, `None` to go on and ask again.
+
+        An attempt is abandoned if its target has opened meanwhile and another one is available; it then
+        ends as `no_answer`. Asked again, this says again, or takes it back if nobody is available any more.
+        """
+        events = self._pool.soft_limit_passed(permit, now)
+        reason = self._pool.opened_under(permit)
+        if not reason or not self._can_leave(permit, now):
+            self._evacuations.pop(permit.id, None)
+            return None, events
+        at = self._evacuations.get(permit.id)
+        if at is None:
+            at = self._evacuations[permit.id] = self._pool.evacuate_at(permit, self._budget, now)
+            events.append(self._account.decided(Decision.EVACUATE, permit.target.upstream.name, reason))
+        return max(at, now), events
+
+    def settle(self, permit: Permit, outcome: Outcome, now: float, *, committed: bool = False) -> list[Event]:
+        """Take note of how an attempt ended; exactly once for each.
+
+        Raises: ValueError for a permit that is settled already.
+        """
+        events = self._pool.settle(
+            permit, outcome, now, committed=committed, poisoned=self._is_poisoned(outcome)
+        )
+        self._note_body(permit, outcome)
+        self._running.pop(permit.id, None)
+        if outcome.kind is not Kind.OK:
+            self._course.after(permit, outcome, self._attempts_left, now)
+        events.append(self._account.ended(permit, outcome, now))
+        return events
+
+    def close(self, now: float) -> list[Event]:
+        """End the request wherever it is: nothing stays open, and no place in a line stays taken."""
+        self._pool.lines.leave(self._route.name, self._call.request_id)
+        events: list[Event] = []
+        for permit in tuple(self._running.values()):
+            events += self.settle(permit, Outcome(Kind.CANCELLED), now)
+        return events
+
+    @property
+    def _attempts_left(self) -> int:
+        return self._route.policy.max_attempts - self._counted
+
+    @property
+    def _number(self) -> int:
+        """Return the next attempt's number; one that only replaces a stale connection is no new one."""
+        return self._counted + (not self._course.needs_fresh)
+
+    def _next(self, now: float, events: list[Event]) -> Step:
+        course = self._course
+        if not self._has_begun:
+            self._has_begun = True
+            self._budget.deposit(now)
+            refused = course.begin()
+            if refused is not None:
+                decision = Decision.DENY if refused.status == 403 else Decision.REJECT
+                events.append(self._account.decided(decision, "", refused.code))
+                return GiveUp(refused.status, refused.code, refused.message)
+        if course.is_over:
+            return self._give_up((), now, events)
+        if not course.is_resuming and self._deadline.remaining(now) <= 0.0:
+            return self._give_up((), now, events, is_late=True)
+        if course.pause is not None:
+            if now < course.pause.until:
+                return Wait(*course.pause)
+            course.pause = None
+        if self._attempts_left < 1 and not course.needs_fresh:
+            return self._give_up((), now, events)
+        return self._try_rest(now, events)
+
+    def _try_rest(self, now: float, events: list[Event]) -> Step:
+        """Try the first of the remaining targets that lets us, or do what is to be done when none does."""
+        course = self._course
+        blocked: list[tuple[Target, Availability]] = []
+        for index, target in enumerate(course.rest):
+            permit = self._acquire(target, now, displaced=index > 0 or self._counted > 0)
+            if permit is not None:
+                del course.rest[index]
+                return self._go(permit, blocked, now, events)
+            found = self._why_not(target, now)
+            if found.reason == "cooldown" and course.is_patient_with(target, found.at, now):
+                return Wait(found.at, "patience")
+            blocked.append((target, found))
+        events += self._account.skipped(blocked)
+        return self._when_none(blocked, now, events)
+
+    def _acquire(self, target: Target, now: float, *, displaced: bool) -> Permit | None:
+        """Ask for a permit, if it is this request's turn. Displaced load is paced."""
+        held = self._is_held
+        shift = Shift(self._budget, held) if displaced or held else None
+        line = self._pool.lines.of(self._route.name)
+        if line is not None:
+            ahead = line.ahead(self._call.request_id, now)
+            if ahead and ahead >= self._pool.room(
+                target, self._call.operation, now, shift or Shift(self._budget, held=True)
+            ):
+                return None
+        return self._pool.try_acquire(
+            target, self._call, self._number, now, others=self._course.targets, shift=shift
+        )
+
+    def _why_not(self, target: Target, now: float) -> Availability:
+        found = self._pool.admits(target, self._call.operation, now, Shift(self._budget, held=True))
+        # What could be had has gone to somebody else, by chance or by right.
+        return found if not found.ok else Availability(False, "share", now + RECHECK_S)
+
+    def _go(
+        self, permit: Permit, blocked: list[tuple[Target, Availability]], now: float, events: list[Event]
+    ) -> Try:
+        """Make an attempt: say why this target, and go."""
+        if self._is_held:
+            self._is_held = False
+            self._pool.lines.leave(self._route.name, self._call.request_id)
+        upstream = permit.target.upstream.name
+        last = self._course.last
+        if blocked:
+            events += self._account.skipped(blocked)
+        if self._course.needs_fresh:
+            events.append(self._account.decided(Decision.RETRY, upstream, Kind.STALE_CONNECTION.value))
+        elif last is None:
+            reason = "probe" if permit.probe else "next" if blocked else "first"
+            events.append(self._account.decided(Decision.SELECT, upstream, reason))
+        elif last[0].target.key == permit.target.key:
+            events.append(self._account.decided(Decision.RETRY, upstream, last[1].kind.value))
+        else:
+            self._course.moved_on()
+            events += self._account.moved(permit, *last, resuming=self._course.is_resuming)
+        return self._start(permit, now, events)
+
+    def _start(self, permit: Permit, now: float, events: list[Event]) -> Try:
+        course, target = self._course, permit.target
+        is_fresh, course.needs_fresh = course.needs_fresh, False
+        self._counted += not is_fresh
+        self._running[permit.id] = permit
+        events.append(self._account.started(permit))
+        return Try(permit, self._timeouts(permit, now), is_fresh, self._hedge_after_s(permit))
+
+    def _timeouts(self, permit: Permit, now: float) -> Timeouts:
+        """Return the attempt's limits, cut where the request's time is shorter.
+
+        A stream's first attempts share a time that is too short for the limit: half of what is left
+        goes to this one, though not less than its soft limit, so that the next can still answer.
+        """
+        call, target, deadline = self._call, permit.target, self._deadline
+        hard, soft = self._pool.limits(permit, call)
+        connect = target.upstream.connect_s
+        stall = stall_s(call, target)
+        left = inf if self._course.is_resuming else deadline.remaining(now)
+        if hard < left:
+            return Timeouts(connect, hard, stall, soft, False)
+        head = left
+        if call.stream and self._course.rest and self._attempts_left > 0:
+            head = max(left / 2.0, min(soft, left))
+        is_unfair = deadline.is_clients or head < min(soft, deadline.policy_s / 2.0)
+        return Timeouts(min(connect, left), head, stall, soft, is_unfair)
+
+    def _hedge_after_s(self, permit: Permit) -> float | None:
+        hedge = self._route.policy.hedge
+        if (
+            hedge is None
+            or not self._call.replayable
+            or not self._course.rest
+            or self._running.keys() - {permit.id}
+        ):
+            return None
+        if hedge == "p95":
+            return permit.latency.p95 if len(permit.latency) >= HEDGE_SAMPLES else None
+        return hedge
+
+    def _when_none(self, blocked: Blocked, now: float, events: list[Event]) -> Step:
+        """Ask the last target again, hold, try the least bad, or give up."""
+        course = self._course
+        if course.relay is not None or course.is_resuming:
+            return self._give_up(blocked, now, events)
+        if self._hold_until is None:
+            self._hold_until = min(now + self._route.policy.hold_s, self._deadline.at)
+        soonest = min((found.at for _, found in blocked), default=inf)
+        if course.retry_last(self._attempts_left, min(soonest, self._deadline.at), now) and course.pause:
+            return Wait(*course.pause)
+        if now < self._hold_until and soonest <= self._hold_until:
+            return self._hold(blocked, max(soonest, now + RECHECK_S), self._hold_until, now, events)
+        permit = self._against_the_rules(blocked, now)
+        if permit is None:
+            return self._give_up(blocked, now, events)
+        course.rest.remove(permit.target)
+        if permit.least_bad:
+            events.append(
+                self._account.decided(Decision.LEAST_BAD, permit.target.upstream.name, blocked[0][1].reason)
+            )
+        return self._go(permit, [], now, events)
+
+    def _hold(
+        self, blocked: Blocked, soonest: float, hold_until: float, now: float, events: list[Event]
+    ) -> Wait:
+        """Wait in the route's line for what will be available in time."""
+        route, request_id = self._route.name, self._call.request_id
+        if not self._is_held:
+            self._is_held = True
+            events.append(self._account.decided(Decision.HOLD, "", blocked[0][1].reason))
+        line = self._pool.lines.of(route)
+        ahead = line.ahead(request_id, now) if line is not None else 0
+        until = min(hold_until, soonest + min(LINE_SPACING_MOST_S, LINE_SPACING_S * ahead))
+        self._pool.lines.join(route, request_id, until)
+        return Wait(until, "hold")
+
+    def _against_the_rules(self, blocked: Blocked, now: float) -> Permit | None:
+        """Return leave for a target that is merely paced, or for the least bad one, once."""
+        call, number, others = self._call, self._number, self._course.targets
+        for target, found in blocked:
+            if found.reason in ("paced", "share"):
+                permit = self._pool.try_acquire(target, call, number, now, others=others)
+                if permit is not None:
+                    return permit
+        if self._tried_least_bad:
+            return None
+        self._tried_least_bad = True
+        return self._pool.try_least_bad([target for target, _ in blocked], call, number, now, others)
+
+    def _can_leave(self, permit: Permit, now: float) -> bool:
+        """Tell whether a running attempt could be replaced by one on another target now."""
+        if not self._call.replayable or len(self._running) != 1 or self._account.is_answering:
+            return False
+        return self._attempts_left > 0 and any(
+            self._pool.admits(target, self._call.operation, now).ok for target in self._course.rest
+        )
+
+    def _give_up(self, blocked: Blocked, now: float, events: list[Event], *, is_late: bool = False) -> GiveUp:
+        """End the request: with an upstream's own refusal if there is one, else with the truth."""
+        course = self._course
+        relay = course.relay or course.missing_everywhere(blocked)
+        if relay is not None:
+            permit, outcome = relay
+            events.append(
+                self._account.decided(Decision.GIVE_UP, permit.target.upstream.name, outcome.kind.value)
+            )
+            message = f"{permit.target.upstream.name} answered: {outcome.kind}."
+            return GiveUp(outcome.status or 502, outcome.kind.value, message, relay_permit=permit.id)
+        operation = self._call.operation
+        soonest = min(
+            (self._pool.admits(target, operation, now).at for target in course.targets), default=inf
+        )
+        ending = ending_of(self._route, course.ended, blocked, soonest, now, is_late=is_late)
+        events.append(self._account.decided(Decision.GIVE_UP, "", ending.code))
+        return GiveUp(ending.status, ending.code, ending.message, ending.retry_after_s, ending.should_retry)
+
+    def _is_poisoned(self, outcome: Outcome) -> bool:
+        """Tell whether this body's failing has no weight: it fails everywhere, or its SDK repeats it."""
+        if outcome.verdict is not Verdict.FAILURE:
+            return False
+        if self._call.client_retry > 0 and len(self._course.targets) == 1:
+            return True
+        return self._pool.poison.suspects(self._call.digest)
+
+    def _note_body(self, permit: Permit, outcome: Outcome) -> None:
+        if outcome.kind is Kind.OK:
+            self._pool.poison.succeeded(self._call.digest)
+        elif outcome.verdict is Verdict.FAILURE and outcome.rule.scope is Scope.TARGET:
+            self._pool.poison.failed(self._call.digest, permit.target.key)

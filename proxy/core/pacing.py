@@ -1,0 +1,71 @@
+"""How fast load may move: a token bucket whose rate is given each time it is asked.
+
+Displaced load is not a normal part of a target's traffic: a shift may bring it at most
+max(5, 3 x its own rate + the route's) per second, and requests that wait for a recovering target
+come at its share of the route's arrivals. The peak of the last ten seconds counts as the route's rate
+for a shift: a burst of clients may move as the burst it is, a heap that has piled up may not.
+"""
+
+from __future__ import annotations
+
+SHIFT_FLOOR_PER_S = 5.0
+SHIFT_FACTOR = 3.0
+RAMP_FLOOR_PER_S = 1.0
+EVACUATION_FLOOR_PER_S = 2.0
+EVACUATION_FACTOR = 2.0
+
+
+def shift_rate(own_per_s: float, route_peak_per_s: float) -> float:
+    """Return how many displaced attempts per second a target may be given."""
+    return max(SHIFT_FLOOR_PER_S, SHIFT_FACTOR * own_per_s + route_peak_per_s)
+
+
+def ramp_rate(share: float, route_per_s: float) -> float:
+    """Return how many waiting requests per second a recovering target may be given."""
+    return max(RAMP_FLOOR_PER_S, share * route_per_s)
+
+
+def evacuation_rate(route_per_s: float) -> float:
+    """Return how many unanswered requests per second may leave a target that has opened."""
+    return max(EVACUATION_FLOOR_PER_S, EVACUATION_FACTOR * route_per_s)
+
+
+class Pace:
+    """A bucket that holds one second's worth, full at first."""
+
+    __slots__ = ("_at", "_tokens")
+
+    def __init__(self) -> None:
+        self._at = float("-inf")
+        self._tokens = 0.0
+
+    def room(self, now: float, rate: float) -> float:
+        """Return how many may go now at *rate* per second."""
+        burst = max(1.0, rate)
+        since = now - self._at
+        self._tokens = min(burst, self._tokens + since * rate) if since < burst + 1.0 else burst
+        self._at = now
+        return self._tokens
+
+    def take(self, now: float, rate: float) -> None:
+        """Let one go. Those that may not be kept waiting can bring it below zero, by a second's worth."""
+        self._tokens = max(-max(1.0, rate), self.room(now, rate) - 1.0)
+
+    def ready_at(self, now: float, rate: float, ahead: int = 0) -> float:
+        """Return when one more may go, with *ahead* others to go first."""
+        return now + max(0.0, ahead + 1.0 - self.room(now, rate)) / rate
+
+
+class Slots:
+    """Instants handed out one by one, at least 1/rate apart."""
+
+    __slots__ = ("_next_at",)
+
+    def __init__(self) -> None:
+        self._next_at = float("-inf")
+
+    def take(self, now: float, rate: float) -> float:
+        """Return the next free instant, not before *now*."""
+        at = max(now, self._next_at)
+        self._next_at = at + 1.0 / rate
+        return at

@@ -1,0 +1,194 @@
+"""Which route a model has, and in which order its targets are tried for one call.
+
+The order is made once per request: first the allowed set (the client's, the route's, a pin), then
+what the targets can do, then tier by tier, within a tier by weighted chance or least load. Breakers
+and cooldowns are not asked here: they change while a request waits.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from random import Random
+
+from proxy.core.outcome import Kind
+from proxy.core.target import CallFacts, Route, Target, Tier
+
+Load = Callable[[Target], int]  # attempts that are in flight on a target
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """No target may take the call; what the client is told."""
+
+    status: int
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Considered:
+    """One target of a route as `explain` shows it; `excluded` is the reason, empty if it is in."""
+
+    target: Target
+    tier: int
+    excluded: str
+
+
+class RouteTable:
+    """All routes, indexed: exact names beat patterns, the longest literal prefix wins among those.
+
+    `names` lists what is configured, for the 404's message; `exact` are the routes with a plain name.
+    """
+
+    def __init__(self, routes: Iterable[Route]) -> None:
+        all_routes = tuple(routes)
+        self.names: tuple[str, ...] = tuple(route.name for route in all_routes)
+        self.exact: tuple[Route, ...] = tuple(route for route in all_routes if "*" not in route.name)
+        self._exact = {route.name: route for route in self.exact}
+        patterns = [route for route in all_routes if "*" in route.name]
+        # Equal prefixes: the longer pattern says more.
+        patterns.sort(key=lambda route: (-route.name.index("*"), -len(route.name)))
+        self._patterns = [(_compiled(route.name), route) for route in patterns]
+
+    def find(self, model: str) -> Route | None:
+        """Return the route for *model*, or `None`."""
+        route = self._exact.get(model)
+        if route is None:
+            return next((route for pattern, route in self._patterns if pattern.fullmatch(model)), None)
+        return route
+
+
+def order_targets(route: Route, call: CallFacts, rng: Random, load: Load) -> list[Target] | Refused:
+    """Return the targets for *call*, best first and never empty, or why there is none."""
+    ordered: list[Target] = []
+    for tier in route.tiers:
+        fitting = [target for target in tier.targets if not exclusion(target, route, call)]
+        if len(fitting) > 1:
+            fitting = _balanced(fitting, tier, rng, load)
+        ordered += fitting
+    if not ordered:
+        return _refusal(route, call)
+    if len(ordered) > 1:
+        ordered = _preferred_first(ordered, route, call)
+    return [target if target.model is not None else target.named(call.model) for target in ordered]
+
+
+def consider(route: Route, call: CallFacts) -> tuple[Considered, ...]:
+    """Return every target of *route* in the order of its tiers, and why each is out, if it is."""
+    return tuple(
+        Considered(target.named(call.model), number, exclusion(target, route, call))
+        for number, tier in enumerate(route.tiers, start=1)
+        for target in tier.targets
+    )
+
+
+def exclusion(target: Target, route: Route, call: CallFacts) -> str:
+    """Return why *target* can't take *call*, empty if it can."""
+    if reason := _forbidden(target, route, call):
+        return reason
+    upstream = target.upstream
+    if upstream.endpoints is not None and call.endpoint not in upstream.endpoints:
+        return "endpoint"
+    if upstream.lacks:
+        if call.stream and "streaming" in upstream.lacks:
+            return "lacks streaming"
+        if missing := upstream.lacks & call.needs:
+            return f"lacks {min(missing)}"
+    return ""
+
+
+def prefer_other_fate(rest: list[Target], failed: Target, kind: Kind) -> list[Target]:
+    """Return *rest* with those last that have probably failed together with *failed*.
+
+    That is: other upstreams with its `fate` label, and after a failure to connect everything on its
+    host. Another model of the same upstream keeps its place: one dead model condemns no provider.
+    """
+    upstream = failed.upstream
+
+    def shares(target: Target) -> bool:
+        other = target.upstream
+        if kind is Kind.CONNECT_FAILED and other.endpoint == upstream.endpoint:
+            return True
+        return other.fate == upstream.fate and other.name != upstream.name
+
+    return sorted(rest, key=shares) if len(rest) > 1 else rest
+
+
+def larger_than(rest: list[Target], failed: Target) -> list[Target]:
+    """Return those of *rest* that are known to take a larger prompt than *failed*."""
+    context = failed.context
+    if context is None:
+        return []
+    return [target for target in rest if target.context is not None and target.context > context]
+
+
+def maybe_larger_than(rest: list[Target], failed: Target) -> list[Target]:
+    """Return those of *rest* that are another model than *failed* and not known to be too small."""
+    context = failed.context or 0
+    return [
+        target
+        for target in rest
+        if target.model != failed.model and (target.context is None or target.context > context)
+    ]
+
+
+def _compiled(pattern: str) -> re.Pattern[str]:
+    return re.compile(".*".join(map(re.escape, pattern.split("*"))), re.DOTALL)
+
+
+def _forbidden(target: Target, route: Route, call: CallFacts) -> str:
+    """Return why *target* is not in the call's allowed set, empty if it is."""
+    name = target.upstream.name
+    if call.pinned is not None and name != call.pinned:
+        return "not pinned"
+    if name in route.deny or (route.allow is not None and name not in route.allow):
+        return "denied by the route"
+    if call.allowed is not None and name not in call.allowed:
+        return "not allowed for this client"
+    return ""
+
+
+def _refusal(route: Route, call: CallFacts) -> Refused:
+    """Say why no target is left: a wrong pin, nothing allowed, or nothing able."""
+    targets = [target for tier in route.tiers for target in tier.targets]
+    if call.pinned is not None and all(target.upstream.name != call.pinned for target in targets):
+        names = ", ".join(dict.fromkeys(target.upstream.name for target in targets))
+        message = f"x-sidestep-upstream names no upstream of route '{route.name}'; it has: {names}."
+        return Refused(400, "invalid_request", message)
+    allowed = [target for target in targets if not _forbidden(target, route, call)]
+    if not allowed:
+        message = f"No upstream of route '{route.name}' is allowed for this request."
+        return Refused(403, "no_allowed_upstream", message)
+    reasons = dict.fromkeys(
+        f"{target.upstream.name} does not serve {call.endpoint}"
+        if (reason := exclusion(target, route, call)) == "endpoint"
+        else f"{target.upstream.name} {reason}"
+        for target in allowed
+    )
+    return Refused(
+        400, "invalid_request", f"No upstream of route '{route.name}' can do this: {'; '.join(reasons)}."
+    )
+
+
+def _balanced(targets: list[Target], tier: Tier, rng: Random, load: Load) -> list[Target]:
+    """Return a tier's targets in the order of this request."""
+    if tier.balance == "least_in_flight":
+        return sorted(targets, key=lambda target: (load(target) / max(target.weight, 1e-9), rng.random()))
+    # Efraimidis and Spirakis: sorting by u ** (1 / weight) draws by weight without replacement.
+    return sorted(targets, key=lambda target: -_draw(target.weight, rng))
+
+
+def _draw(weight: float, rng: Random) -> float:
+    return rng.random() ** (1.0 / weight) if weight > 0 else -rng.random()
+
+
+def _preferred_first(targets: list[Target], route: Route, call: CallFacts) -> list[Target]:
+    """Put the owner first for what a provider will hold, and last whose context is clearly too small."""
+    tokens = call.prompt_tokens
+    if tokens and any(target.context is not None and target.context < tokens for target in targets):
+        targets = sorted(targets, key=lambda target: target.context is not None and target.context < tokens)
+    if not call.replayable and route.owner is not None:
+        targets = sorted(targets, key=lambda target: target.upstream.name != route.owner)
+    return targets

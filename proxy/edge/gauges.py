@@ -1,0 +1,87 @@
+"""Gauges: read from the running parts when a scrape asks, never kept up to date in between."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from proxy.edge.families import (
+    ATTEMPTS_IN_FLIGHT,
+    BREAKER_STATE,
+    CONNECTIONS,
+    COOLDOWN,
+    DRILLS_ACTIVE,
+    FAILURE_RATIO,
+    LOOP_LAG,
+    REQUESTS_IN_FLIGHT,
+    RETRY_BUDGET,
+    SLOW_RATIO,
+    STATES,
+    STREAMS_IN_FLIGHT,
+    Family,
+)
+from proxy.edge.names import Names, Words
+from proxy.edge.samples import Samples
+from proxy.edge.views import Cell
+
+SCOPES = ("endpoint", "target", "credential")
+
+
+@dataclass(frozen=True, slots=True)
+class Gauges:
+    """Where to read the gauges; each is asked once per scrape.
+
+    `attempts_in_flight` and `drills` are counts by upstream, `retry_budgets` ratios by route.
+    """
+
+    cells: Callable[[], Iterable[Cell]] = tuple
+    attempts_in_flight: Callable[[], Mapping[str, int]] = dict
+    retry_budgets: Callable[[], Mapping[str, float]] = dict
+    drills: Callable[[], Mapping[str, int]] = dict
+    requests_in_flight: Callable[[], int] = int
+    streams_in_flight: Callable[[], int] = int
+    connections: Callable[[], int] = int
+    loop_lag_s: Callable[[], float] = float
+
+    def read(self, names: Names, words: Words, samples: Samples) -> None:
+        """Put the gauges as they stand now into *samples*."""
+        _by_name(samples, ATTEMPTS_IN_FLIGHT, names.models, self.attempts_in_flight())
+        _by_name(samples, RETRY_BUDGET, names.routes, self.retry_budgets(), missing=1.0)
+        _by_name(samples, DRILLS_ACTIVE, names.models, self.drills())
+        samples.values[REQUESTS_IN_FLIGHT.name] = {(): self.requests_in_flight()}
+        samples.values[STREAMS_IN_FLIGHT.name] = {(): self.streams_in_flight()}
+        samples.values[CONNECTIONS.name] = {(): self.connections()}
+        samples.values[LOOP_LAG.name] = {(): self.loop_lag_s()}
+        _cells(list(self.cells()), names, words, samples)
+
+
+def _by_name(
+    samples: Samples, family: Family, names: Iterable[str], found: Mapping[str, float], missing: float = 0.0
+) -> None:
+    samples.values[family.name] = {(name,): found.get(name, missing) for name in names}
+
+
+def _cells(cells: Iterable[Cell], names: Names, words: Words, samples: Samples) -> None:
+    samples.values[BREAKER_STATE.name] = {
+        (scope, upstream, "", ""): 0.0 for upstream in names.models for scope in ("endpoint", "credential")
+    }
+    targets = [(upstream, model) for upstream, models in names.models.items() for model in models]
+    for family in (FAILURE_RATIO, SLOW_RATIO, COOLDOWN):
+        samples.values[family.name] = dict.fromkeys(targets, 0.0)
+    for cell in cells:
+        _cell(cell, names, words, samples)
+
+
+def _cell(cell: Cell, names: Names, words: Words, samples: Samples) -> None:
+    """Fold one cell in: models may share a label, and operations share a target's ratios."""
+    upstream = names.upstream(cell.upstream)
+    model = names.model(upstream, cell.model)
+    if cell.scope in SCOPES and cell.state in STATES:
+        labels = (str(cell.scope), upstream, model, words.word("operation", cell.operation))
+        samples.fold(BREAKER_STATE, labels, STATES.index(cell.state))
+    if cell.scope == "target":
+        samples.fold(FAILURE_RATIO, (upstream, model), cell.failure_ratio or 0.0)
+        samples.fold(SLOW_RATIO, (upstream, model), cell.slow_ratio or 0.0)
+    # A cell without a model is its whole upstream's, and rests all models there.
+    for label in (model,) if model else names.models.get(upstream, ()):
+        samples.fold(COOLDOWN, (upstream, label), cell.cooldown_s)

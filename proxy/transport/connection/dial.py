@@ -1,0 +1,165 @@
+"""Opening a connection: addresses, TCP, an egress proxy if there is one, TLS."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from base64 import b64encode
+from dataclasses import dataclass, field
+from urllib.parse import unquote, urlsplit
+
+from aiohappyeyeballs import start_connection
+
+from proxy.transport.connection.dns import Resolver
+from proxy.transport.connection.http1 import ConnectError, Connection, ConnectReason
+
+EYEBALLS_S = 0.25  # RFC 8305, section 5: "Connection Attempt Delay"
+HANDSHAKES = 64  # TLS handshakes at a time: each costs milliseconds, and a recovery brings them all at once
+MAX_PROXY_ANSWER = 16 * 1024
+SOCKET_OPTIONS = (
+    (socket.IPPROTO_TCP, "TCP_NODELAY", 1),
+    (socket.SOL_SOCKET, "SO_KEEPALIVE", 1),
+    (socket.IPPROTO_TCP, "TCP_KEEPIDLE", 30),  # below the idle limits of NAT gateways and load balancers
+    (socket.IPPROTO_TCP, "TCP_KEEPINTVL", 10),
+    (socket.IPPROTO_TCP, "TCP_KEEPCNT", 3),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where connections lead, and how; origins that differ in anything share no connection.
+
+    `ca_file`: trust the authorities in this file instead of the system's. `proxy`: an HTTP proxy to
+    connect through, "http://[user:password@]host:port".
+    """
+
+    scheme: str
+    host: str
+    port: int
+    ca_file: str | None = None
+    proxy: str | None = field(default=None, repr=False)  # may hold a password
+
+
+class Dialer:
+    """Opens connections; keeps the TLS contexts and bounds the handshakes."""
+
+    def __init__(self, resolver: Resolver) -> None:
+        self._resolver = resolver
+        self._handshakes = asyncio.Semaphore(HANDSHAKES)
+        self._contexts: dict[str | None, ssl.SSLContext] = {}
+
+    async def dial(self, origin: Origin, connect_s: float) -> Connection:
+        """Return a new connection; DNS, TCP, proxy and TLS together may take `connect_s`.
+
+        Raises: ConnectError. Leaves no socket behind then, nor when it is cancelled.
+        """
+        try:
+            async with asyncio.timeout(connect_s):
+                return await self._open(origin)
+        except (OSError, RuntimeError, ValueError) as error:  # uvloop raises RuntimeError for some OSErrors
+            raise ConnectError(_reason(error), str(error)) from error
+
+    async def _open(self, origin: Origin) -> Connection:
+        context = self._context(origin.ca_file) if origin.scheme == "https" else None
+        origin.host.encode(
+            "idna"
+        )  # raises for what is no name: inside the handshake, uvloop leaks the socket
+        sock = await self._reach(origin)
+        if context is None:
+            return await _adopt(sock)
+        try:
+            await self._handshakes.acquire()
+        except BaseException:
+            sock.close()
+            raise
+        try:
+            return await _adopt(sock, context, origin.host)
+        finally:
+            self._handshakes.release()
+
+    async def _reach(self, origin: Origin) -> socket.socket:
+        """Return a TCP connection to the origin, through its proxy if it has one."""
+        if origin.proxy is None:
+            return await self._connect(origin.host, origin.port)
+        proxy = urlsplit(origin.proxy if "//" in origin.proxy else f"http://{origin.proxy}")
+        sock = await self._connect(proxy.hostname or "", proxy.port or 80)
+        try:
+            await _tunnel(sock, origin, _basic(proxy.username, proxy.password))
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+    async def _connect(self, host: str, port: int) -> socket.socket:
+        addresses = await self._resolver.resolve(host, port)
+        sock = await start_connection(addresses, happy_eyeballs_delay=EYEBALLS_S)
+        for level, name, value in SOCKET_OPTIONS:
+            if hasattr(socket, name):  # not every system has every one
+                sock.setsockopt(level, getattr(socket, name), value)
+        return sock
+
+    def _context(self, ca_file: str | None) -> ssl.SSLContext:
+        """Return the TLS client context; certificate and host name are always verified."""
+        context = self._contexts.get(ca_file)
+        if context is None:
+            try:
+                context = ssl.create_default_context(cafile=ca_file)
+            except OSError as error:
+                raise ConnectError("tls", f"{ca_file}: {error}") from error
+            context.set_alpn_protocols(["http/1.1"])
+            self._contexts[ca_file] = context
+        return context
+
+
+async def _adopt(
+    sock: socket.socket, context: ssl.SSLContext | None = None, host: str | None = None
+) -> Connection:
+    """Make a connection of a socket, which from here on belongs to the loop's transport."""
+    loop = asyncio.get_running_loop()
+    connection = Connection(loop)
+    try:
+        await loop.create_connection(lambda: connection, sock=sock, ssl=context, server_hostname=host)
+    except BaseException:
+        connection.abort()
+        raise
+    return connection
+
+
+async def _tunnel(sock: socket.socket, origin: Origin, authorization: str) -> None:
+    """Ask an HTTP proxy for a tunnel (RFC 9110, 9.3.6). The far side speaks after us, never before."""
+    loop = asyncio.get_running_loop()
+    host = f"[{origin.host}]" if ":" in origin.host else origin.host
+    request = f"CONNECT {host}:{origin.port} HTTP/1.1\r\nHost: {host}:{origin.port}\r\n{authorization}\r\n"
+    await loop.sock_sendall(sock, request.encode())
+    answer = b""
+    while not answer.endswith(b"\r\n\r\n"):
+        data = await loop.sock_recv(sock, MAX_PROXY_ANSWER)
+        answer += data
+        if not data or len(answer) > MAX_PROXY_ANSWER:
+            break
+    head, blank, rest = answer.partition(b"\r\n\r\n")
+    status = head.split(b"\r\n")[0].split(b" ")[1:2]
+    if not blank or rest or not head.startswith(b"HTTP/1.") or not (status and status[0].startswith(b"2")):
+        raise ConnectError(
+            "proxy", f"the proxy answered {status[0][:3].decode('latin-1') if status else 'nothing'}"
+        )
+
+
+def _basic(user: str | None, password: str | None) -> str:
+    if user is None:
+        return ""
+    pair = f"{unquote(user)}:{unquote(password or '')}"
+    return f"Proxy-Authorization: Basic {b64encode(pair.encode()).decode()}\r\n"
+
+
+def _reason(error: Exception) -> ConnectReason:
+    """Return the first that fits: most of these are OSErrors, and some are each other's."""
+    reasons: tuple[tuple[type[Exception], ConnectReason], ...] = (
+        (TimeoutError, "timeout"),
+        (ssl.SSLError, "tls"),
+        (ConnectionRefusedError, "refused"),
+        (ConnectionError, "reset"),
+        (ValueError, "dns"),  # not a host name at all
+    )
+    return next((reason for kind, reason in reasons if isinstance(error, kind)), "unreachable")

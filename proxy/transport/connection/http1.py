@@ -1,0 +1,348 @@
+"""One HTTP/1.1 connection: an asyncio protocol that carries one exchange at a time.
+
+    send -> read_head -> read_some ... until b"" -> ConnectionPool.release, or abort at any moment
+
+Rule 1: who waits, waits on one future with one timer; what arrives while nobody waits is kept.
+Rule 2: bytes that belong to no answer end the connection. They never become the next answer.
+Rule 3: a body that ends with the connection is complete only after a clean end: a FIN, over TLS a
+        close_notify (RFC 9112, 9.8). httptools leaves this to us, and reports 1xx as messages.
+Rule 4: closing is always `transport.abort()`: over TLS, uvloop's `close()` goes on reading for up to
+        30 s (its SSL_SHUTDOWN_TIMEOUT), while the provider goes on generating tokens.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from typing import Literal
+
+import httptools
+
+MAX_HEAD_BYTES = 64 * 1024  # or of anything that is not body; OpenAI's heads have 2 KiB, Go allows 1 MiB
+MAX_HEADERS = 256  # Apache's LimitRequestFields is 100, aiohttp's limit 128
+READ_HIGH_WATER = 64 * 1024  # reading pauses while more than this waits to be read
+WRITE_SLICE = 256 * 1024  # asyncio copies what the kernel does not take at once: give it little
+WRITE_STALL_S = 60.0  # nginx's proxy_send_timeout
+
+ConnectReason = Literal["dns", "refused", "timeout", "tls", "unreachable", "reset", "proxy"]
+Phase = Literal["unsent", "head", "body"]
+
+
+class TransportError(Exception):
+    """Base of what can go wrong between us and an upstream's socket."""
+
+
+class ConnectError(TransportError):
+    """No connection could be opened; nothing was sent."""
+
+    def __init__(self, reason: ConnectReason, message: str = "") -> None:
+        super().__init__(f"{reason}: {message}")
+        self.reason: ConnectReason = reason
+
+
+class ConnectionLost(TransportError):
+    """The connection ended before the answer did.
+
+    `phase`: "unsent" (part of the request was certainly never sent), "head", or "body". `reused`: it
+    had served another exchange before. `answered`: at least one byte of an answer had come.
+    """
+
+    def __init__(self, phase: Phase, *, reused: bool, answered: bool) -> None:
+        super().__init__(f"connection lost in phase {phase} (reused={reused}, answered={answered})")
+        self.phase: Phase = phase
+        self.reused = reused
+        self.answered = answered
+
+
+class BadAnswer(TransportError):
+    """What came is not an HTTP answer, or breaks its framing or our limits."""
+
+
+class ReadTimeout(TransportError):
+    """Nothing came in time ("head", "body"), or the upstream stopped reading our request ("unsent").
+
+    After "head" and "body" the exchange is as it was: wait again, or abort.
+    """
+
+    def __init__(self, phase: Phase) -> None:
+        super().__init__(f"timed out in phase {phase}")
+        self.phase: Phase = phase
+
+
+@dataclass(slots=True)
+class ResponseHead:
+    """Status and headers of an answer; names are lower-cased, values are the upstream's bytes."""
+
+    status: int
+    headers: list[tuple[bytes, bytes]]
+    _first: dict[bytes, bytes] = field(default_factory=dict, repr=False, compare=False)
+
+    def get(self, name: bytes) -> bytes | None:
+        """Return the first value of a header; `name` in lower case."""
+        if not self._first:
+            self._first.update(reversed(self.headers))
+        return self._first.get(name)
+
+
+class Connection(asyncio.Protocol):
+    """One connection to an upstream; `Dialer` and `ConnectionPool` make and keep it.
+
+    `origin`, `opened_at`, `idle_since` and `on_lost` are the pool's notes.
+    """
+
+    reused = False  # it has served another exchange before
+    origin: Hashable = None
+    opened_at = idle_since = 0.0
+    on_lost: Callable[[Connection], None] | None = None
+    _transport: asyncio.Transport | None = None
+    _parser: httptools.HttpResponseParser | None = None
+    _waiter: asyncio.Future[bool] | None = None
+    _stall_timer: asyncio.TimerHandle | None = None
+    _active = _aborted = _eof = _reading_paused = _writing_paused = False
+
+    # The exchange; `send` begins it.
+    _head: ResponseHead | None = None
+    _error: TransportError | None = None
+    _headers: list[tuple[bytes, bytes]]  # of a head that is not complete yet
+    _chunks: list[bytes]  # of body, not read yet
+    _unsent: memoryview  # what the transport was not given yet
+    _complete = False  # the whole answer has arrived
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+
+    def send(self, head: bytes, body: bytes) -> None:
+        """Begin an exchange. Never raises: that the connection is dead shows in `read_head`."""
+        self._active = True
+        self._is_head_request = head.startswith(b"HEAD ")
+        self._head = self._error = None
+        self._headers, self._chunks = [], []
+        self._unsent = memoryview(body)
+        self._buffered = self._silent_bytes = 0
+        self._answered = self._complete = self._keep_alive = False
+        if self._parser is None:
+            self._parser = httptools.HttpResponseParser(self)
+        if self._transport is None or self._transport.is_closing():
+            self._error = ConnectionLost("unsent", reused=self.reused, answered=False)
+        elif len(body) < WRITE_SLICE:
+            self._unsent = NOTHING
+            self._transport.write(head + body)
+        else:
+            self._transport.write(head)
+            self._write_on()
+
+    async def read_head(self, timeout_s: float) -> ResponseHead:
+        """Return the head of the answer, skipping 1xx.
+
+        Raises: ConnectionLost, BadAnswer, ReadTimeout.
+        """
+        while self._head is None:
+            if self._error is not None:
+                raise self._error
+            await self._wait(timeout_s, "head")
+        return self._head
+
+    async def read_some(self, timeout_s: float) -> bytes:
+        """Return what has arrived of the body, waiting if it is nothing; b"" once it is complete.
+
+        Raises: ConnectionLost, BadAnswer, ReadTimeout; but first what arrived before is returned.
+        """
+        while not self._chunks:
+            if self._complete:
+                return b""
+            if self._error is not None:
+                raise self._error
+            await self._wait(timeout_s, "body")
+        data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
+        self._chunks.clear()
+        self._buffered = 0
+        if self._reading_paused:
+            self._reading_paused = False
+            if self._transport is not None and not self._transport.is_closing():
+                self._transport.resume_reading()
+        return data
+
+    def abort(self) -> None:
+        """Close the socket at once, over TLS too. Whoever waits gets ConnectionLost."""
+        if self._active and not self._complete and self._error is None:
+            self._error = self._lost()
+        self._aborted = True
+        if self._transport is not None:
+            self._transport.abort()
+        self._wake()
+
+    def rest(self) -> None:
+        """End the exchange: any byte that arrives from now on ends the connection."""
+        self._active = False
+        self._chunks.clear()
+
+    @property
+    def is_open(self) -> bool:
+        """Tell whether a request can be sent, as far as is known."""
+        return self._transport is not None and not self._transport.is_closing()
+
+    @property
+    def is_reusable(self) -> bool:
+        """Tell whether the exchange has ended so well that another may follow."""
+        ended = self._active and self._complete and self._keep_alive and not self._unsent
+        return ended and not self._writing_paused and not self._reading_paused and self.is_open
+
+    async def _wait(self, timeout_s: float, phase: Phase) -> None:
+        if self._waiter is not None or not self._active:
+            raise RuntimeError("there is nothing to wait for, or somebody waits already")
+        waiter = self._waiter = self._loop.create_future()
+        timer = self._loop.call_later(timeout_s, _settle, waiter, False)
+        try:
+            if not await waiter:
+                raise ReadTimeout(phase)
+        finally:
+            timer.cancel()
+            self._waiter = None
+
+    def _wake(self) -> None:
+        if self._waiter is not None:
+            _settle(self._waiter, True)
+
+    def _fail(self, error: TransportError) -> None:
+        if not self._complete:
+            self._error = error
+        self.abort()
+
+    def _lost(self) -> ConnectionLost:
+        unsent = self._head is None and (self._writing_paused or bool(self._unsent))
+        phase: Phase = "unsent" if unsent else "head" if self._head is None else "body"
+        return ConnectionLost(phase, reused=self.reused, answered=self._answered)
+
+    def _write_on(self) -> None:
+        """Write as much as the transport takes, unless an early error says to stop (RFC 9112, 9.5)."""
+        refused = self._head is not None and self._head.status >= 400
+        while self._unsent and not self._writing_paused and not refused:
+            if self._transport is None or self._transport.is_closing():
+                return
+            piece, self._unsent = self._unsent[:WRITE_SLICE], self._unsent[WRITE_SLICE:]
+            self._transport.write(piece)
+
+    # The transport calls these.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take the transport."""
+        self._transport = transport  # type: ignore[assignment]  # uvloop's is no subclass
+        if self._aborted:  # cancelled while connecting: the loop comes here all the same
+            self.abort()
+
+    def pause_writing(self) -> None:
+        """The upstream takes nothing for now: it must go on within the limit."""
+        self._writing_paused = True
+        self._stall_timer = self._loop.call_later(WRITE_STALL_S, self._fail, ReadTimeout("unsent"))
+
+    def resume_writing(self) -> None:
+        """The upstream takes the request again."""
+        self._writing_paused = False
+        if self._stall_timer is not None:
+            self._stall_timer.cancel()
+        self._write_on()
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what belongs to the answer; see rule 2 for the rest."""
+        if not self._active or self._complete or self._parser is None:
+            self.abort()
+            return
+        self._answered = True
+        self._silent_bytes += len(data)
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            cause = error.__context__
+            self._fail(cause if isinstance(cause, BadAnswer) else BadAnswer(str(error)))
+            return
+        if self._silent_bytes > MAX_HEAD_BYTES:
+            self._fail(BadAnswer("the head, its trailers or a chunk's extensions are too large"))
+        elif self._buffered > READ_HIGH_WATER and not self._reading_paused and self._transport is not None:
+            self._reading_paused = True
+            self._transport.pause_reading()
+
+    def eof_received(self) -> None:
+        """Note the clean end; the transport closes itself after it."""
+        self._eof = self._transport is not None and _is_clean_end(self._transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Complete a body that ends with the connection, or fail the exchange."""
+        if self._active and not self._complete and self._error is None:
+            head, framing = self._head, (b"content-length", b"transfer-encoding")
+            if self._eof and exc is None and head is not None and not any(map(head.get, framing)):
+                self._complete = True
+            else:
+                self._error = self._lost()
+        if self._stall_timer is not None:
+            self._stall_timer.cancel()
+        self._transport = self._parser = None  # the parser holds our methods: a cycle
+        self._wake()
+        if self.on_lost is not None:
+            self.on_lost(self)
+
+    # The parser calls these; what they raise stops it and comes out of `feed_data`.
+
+    def on_message_begin(self) -> None:
+        """Refuse a second answer."""
+        if self._complete:
+            raise BadAnswer("bytes after the end of the answer")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Collect a header; trailers are dropped."""
+        if self._head is None:
+            self._headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        """Check limits and framing of the head; skip a 1xx."""
+        assert self._parser is not None
+        status = self._parser.get_status_code()
+        headers, self._headers = self._headers, []
+        codings = [value.strip().lower() for name, value in headers if name == b"transfer-encoding"]
+        if status < 100 or len(headers) > MAX_HEADERS or codings not in ([], [b"chunked"]):
+            raise BadAnswer(f"status {status}, too many headers, or a coding that was not asked for")
+        if status < 200:  # the parser itself refuses a 101, which nobody has asked for
+            return
+        self._head = ResponseHead(status, headers)
+        if self._is_head_request:
+            self._end()
+            self._parser = None  # it waits for a body
+        self._wake()
+
+    def on_body(self, data: bytes) -> None:
+        """Keep a piece of body."""
+        if self._complete:
+            raise BadAnswer("a body where there is none")
+        self._chunks.append(data)
+        self._buffered += len(data)
+        self._silent_bytes = 0
+        self._wake()
+
+    def on_message_complete(self) -> None:
+        """End the answer, unless it was a 1xx."""
+        if self._head is not None and not self._complete:
+            self._end()
+            self._wake()
+
+    def _end(self) -> None:
+        assert self._parser is not None
+        self._complete = True
+        self._keep_alive = self._parser.should_keep_alive()
+
+
+NOTHING = memoryview(b"")
+
+
+def _is_clean_end(transport: asyncio.Transport) -> bool:
+    """Tell FIN and close_notify from a TLS connection that was cut, which asyncio reports alike."""
+    tls = transport.get_extra_info("ssl_object")
+    try:
+        return tls is None or not tls.read(1)  # nothing after a close_notify, an error without one
+    except ssl.SSLError:
+        return False
+
+
+def _settle(waiter: asyncio.Future[bool], in_time: bool) -> None:
+    if not waiter.done():
+        waiter.set_result(in_time)

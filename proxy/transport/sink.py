@@ -1,0 +1,53 @@
+"""What the relay needs of a client. `edge` implements it on a server connection."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+Headers = list[tuple[bytes, bytes]]
+
+
+class ClientGoneError(Exception):
+    """The client has left, or has read nothing for too long."""
+
+
+class Sink(Protocol):
+    """One client's answer. Writing never blocks; `drain` does, while the client is behind."""
+
+    @property
+    def started(self) -> bool:
+        """Tell whether the head has been sent."""
+        ...
+
+    @property
+    def congested(self) -> bool:
+        """Tell whether more waits for the client than the write buffer should hold."""
+        ...
+
+    def start(self, status: int, headers: Headers, length: int | None) -> None:
+        """Send the head; `length` is the body's size, or None for a stream of unknown size."""
+        ...
+
+    def write(self, data: bytes) -> None:
+        """Send a piece of the body."""
+        ...
+
+    def answer(self, status: int, headers: Headers, body: bytes) -> None:
+        """Send head and body in one write, and finish."""
+        ...
+
+    async def drain(self, timeout_s: float) -> None:
+        """Wait until the client has caught up.
+
+        Raises:
+            ClientGoneError: it did not within *timeout_s*, or it left.
+        """
+        ...
+
+    def finish(self) -> None:
+        """End the body properly."""
+        ...
+
+    def abort(self) -> None:
+        """Close the connection at once, so that no client takes the answer for complete."""
+        ...

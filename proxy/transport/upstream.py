@@ -1,0 +1,250 @@
+"""One attempt on one target: open, send, head, body or first content, abort.
+
+Nothing above this file sees a socket error: every way an attempt can end is an `Outcome`. A good
+attempt leaves its answer behind: a complete body, a stream that has shown its first content, or the
+beginning of a body too large to hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from proxy.core.failover import Timeouts
+from proxy.core.outcome import OK, Kind, Outcome
+from proxy.core.permit import Permit
+from proxy.core.target import UpstreamFacts
+from proxy.dialects.answers import read_answer_body
+from proxy.dialects.errors import classify
+from proxy.dialects.openai import Call, body_for
+from proxy.dialects.params import Params, apply_params
+from proxy.dialects.retry_after import header_hint_s
+from proxy.dialects.sse import EventTooLarge, Splitter
+from proxy.dialects.streams import Sight, StreamReader
+from proxy.transport.connection.dial import Origin
+from proxy.transport.connection.http1 import (
+    BadAnswer,
+    Connection,
+    ConnectError,
+    ConnectionLost,
+    ReadTimeout,
+    ResponseHead,
+)
+from proxy.transport.connection.pool import ConnectionPool
+from proxy.transport.headers import FROM_CLIENT, WITH_CLIENT_KEY, from_client
+
+HELD_BODY = 1024 * 1024  # a larger non-stream answer is committed at this point instead of held whole
+HELD_STREAM = 256 * 1024  # preamble held back at most (`response.created` echoes prompts and tools)
+ERROR_BODY = 64 * 1024  # as much of an error body as is read to classify and relay it
+ERROR_BODY_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """What the wire needs of one configured upstream.
+
+    `keys` maps a credential's name to its ready header line; it is kept out of `repr`. `fixed` are
+    the header lines that every request carries. `models` maps asked names to names there.
+    """
+
+    facts: UpstreamFacts
+    origin: Origin
+    base_path: str
+    keys: Mapping[str, bytes] = field(repr=False)
+    fixed: bytes = field(repr=False, default=b"")
+    query: str = ""
+    client_headers: tuple[str, ...] = FROM_CLIENT
+    params: Params | None = None
+    models: Mapping[str, str] = field(default_factory=dict)
+
+    def request(
+        self, call: Call, permit: Permit, client: Mapping[str, str], hop: bytes
+    ) -> tuple[bytes, bytes]:
+        """Return head and body of the request for *permit*'s target, ready for the wire."""
+        asked = permit.target.model or call.model
+        body = body_for(call, self.models.get(asked, asked))
+        if self.params is not None:
+            body = apply_params(body, self.params)
+        names = self.client_headers
+        if self.facts.passthrough:
+            names += WITH_CLIENT_KEY
+        path = f"{call.endpoint.method} {self.base_path}/{call.endpoint.path}{self.query} HTTP/1.1\r\n"
+        lines = (
+            path.encode(),
+            self.fixed,
+            self.keys.get(permit.credential, b""),
+            from_client(client, names),
+            hop,
+            b"content-length: %d\r\n\r\n" % len(body),
+        )
+        return b"".join(lines), body
+
+
+@dataclass(frozen=True, slots=True)
+class Wire:
+    """What every attempt works with: connections, the monotonic clock and the wall clock (seconds)."""
+
+    pool: ConnectionPool
+    clock: Callable[[], float]
+    wall: Callable[[], float]
+
+
+class Attempt:
+    """One attempt. `run` ends in an `Outcome`; `close` leaves nothing behind.
+
+    After an `OK`: `body` holds a complete answer if `complete`, else `connection` has the rest.
+    """
+
+    __slots__ = (
+        "_forced", "_wire", "body", "complete", "connection", "dropped", "ended", "head", "held",
+        "later", "permit", "reader", "sent_at", "splitter", "timeouts", "upstream", "usage",
+    )  # fmt: skip
+
+    def __init__(self, upstream: Upstream, permit: Permit, timeouts: Timeouts, wire: Wire) -> None:
+        self.upstream = upstream
+        self.permit = permit
+        self.timeouts = timeouts
+        self.head: ResponseHead | None = None
+        self.body = b""
+        self.complete = False
+        self.connection: Connection | None = None
+        self.splitter: Splitter | None = None
+        self.reader: StreamReader | None = None
+        self.held: list[bytes] = []  # events before and with the first content, for the client
+        self.later: list[bytes] = []  # events that came with them, not yet looked at
+        self.ended = False  # the held events are the whole stream
+        self.dropped = 0
+        self.usage: tuple[int, int] | None = None
+        self.sent_at = 0.0
+        self._wire = wire
+        self._forced: Outcome | None = None
+
+    async def run(self, call: Call, request: tuple[bytes, bytes], *, fresh: bool) -> Outcome:
+        """Make the attempt; return how it ended. An `OK` attempt is not closed yet."""
+        outcome: Outcome | None = None
+        try:
+            outcome = await self._exchange(call, request, fresh=fresh)
+        except ConnectError as error:
+            outcome = Outcome(Kind.CONNECT_FAILED, code=error.reason)
+        except ConnectionLost as error:
+            outcome = _lost(error)
+        except BadAnswer:
+            outcome = Outcome(Kind.MALFORMED, code="framing")
+        except EventTooLarge:
+            outcome = Outcome(Kind.MALFORMED, code="event_too_large")
+        except ReadTimeout:
+            outcome = Outcome(Kind.NO_ANSWER, client_cut=self.timeouts.client_cut)
+        finally:
+            if outcome is None or outcome.kind is not Kind.OK:
+                self.close()
+        return self._forced or outcome
+
+    def force(self, outcome: Outcome) -> None:
+        """End the attempt now with *outcome* (evacuation): its socket closes at once."""
+        self._forced = outcome
+        if self.connection is not None:
+            self.connection.abort()
+
+    def close(self) -> None:
+        """Give the connection back if its exchange is over, else close it at once. Idempotent."""
+        connection, self.connection = self.connection, None
+        if connection is not None:
+            self._wire.pool.release(connection)
+
+    async def _exchange(self, call: Call, request: tuple[bytes, bytes], *, fresh: bool) -> Outcome:
+        connection = await self._wire.pool.acquire(
+            self.upstream.origin, connect_s=self.timeouts.connect_s, fresh=fresh
+        )
+        self.connection = connection
+        if self._forced is not None:
+            return self._forced
+        self.sent_at = self._wire.clock()
+        connection.send(*request)
+        head = self.head = await connection.read_head(self.timeouts.head_s)
+        if not 200 <= head.status < 300:
+            self.body = await self._read_error(connection)
+            return classify(head.status, head.get, self.body, wall=self._wire.wall())
+        content_type = head.get(b"content-type")
+        if call.stream and _may_be_stream(content_type):
+            return await self._first_content(call, connection, head)
+        return await self._whole_body(call, connection, content_type)
+
+    def _remaining(self) -> float:
+        return max(0.0, self.sent_at + self.timeouts.head_s - self._wire.clock())
+
+    async def _read_error(self, connection: Connection) -> bytes:
+        """Read an error body, as far as it helps; its own failures are not news."""
+        pieces: list[bytes] = []
+        size = 0
+        try:
+            while size < ERROR_BODY and (data := await connection.read_some(ERROR_BODY_S)):
+                pieces.append(data)
+                size += len(data)
+        except (ConnectionLost, BadAnswer, ReadTimeout):
+            pass
+        return b"".join(pieces)[:ERROR_BODY]
+
+    async def _whole_body(self, call: Call, connection: Connection, content_type: bytes | None) -> Outcome:
+        """Hold a non-stream answer until it is complete and checked, or too large to hold."""
+        data = await connection.read_some(self._remaining())
+        pieces = [data]
+        size = len(data)
+        while data and size <= HELD_BODY:
+            data = await connection.read_some(self.timeouts.stall_s)
+            pieces.append(data)
+            size += len(data)
+        self.body = b"".join(pieces)
+        self.complete = not data
+        if not self.complete and not call.stream:
+            return OK
+        assert self.head is not None
+        answer = read_answer_body(
+            call.endpoint.operation, self.head.status, content_type, self.body, streamed=call.stream
+        )
+        self.usage = answer.usage
+        return answer.outcome
+
+    async def _first_content(self, call: Call, connection: Connection, head: ResponseHead) -> Outcome:
+        """Hold a stream's events until the first that commits it."""
+        splitter = self.splitter = Splitter()
+        reader = self.reader = StreamReader(
+            call.endpoint.operation,
+            choices=call.features.choices,
+            retry_after_s=header_hint_s(head.get, wall=self._wire.wall()),
+        )
+        held = 0
+        while True:
+            data = await connection.read_some(self._remaining())
+            if not data:
+                return reader.ended(splitter.rest())
+            events = splitter.feed(data)
+            for index, event in enumerate(events):
+                sight = reader.look(event)
+                if sight is Sight.ERROR:
+                    return reader.error or Outcome(Kind.IN_BAND_ERROR, status=200, in_band=True)
+                if sight is Sight.MALFORMED or sight is Sight.PING:
+                    self.dropped += sight is Sight.MALFORMED
+                    continue
+                if sight is Sight.DONE and not reader.finished:
+                    return Outcome(Kind.MALFORMED, status=200, code="empty")
+                self.held.append(event)
+                held += len(event)
+                if sight >= Sight.CONTENT or held > HELD_STREAM:
+                    self.later = events[index + 1 :]
+                    self.ended = sight is Sight.DONE
+                    return OK
+
+
+def _may_be_stream(content_type: bytes | None) -> bool:
+    """Tell an answer that may be read as events from JSON and pages; mislabelled ones may be."""
+    kind = (content_type or b"").lower()
+    return b"json" not in kind and b"html" not in kind
+
+
+def _lost(error: ConnectionLost) -> Outcome:
+    """Tell the blameless death of a reused connection from a failure, by its phase."""
+    if error.reused and not error.answered:
+        return Outcome(Kind.STALE_CONNECTION)
+    if error.phase == "unsent":
+        return Outcome(Kind.CONNECT_FAILED, code="reset")
+    return Outcome(Kind.RESET, code=error.phase)

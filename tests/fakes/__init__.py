@@ -1,0 +1,1 @@
+"""Fakes that behave like the real thing at its nastiest."""

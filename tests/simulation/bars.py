@@ -1,0 +1,200 @@
+"""What every outage must show, scenario by scenario and seed by seed.
+
+The bars are the same for all scenarios; what a scenario may do differently stands in `EXCUSES`, with
+its reason. `measure` plays one scenario once and keeps the figures, not the records.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from random import Random
+from statistics import median
+
+from proxy.core.target import Route, Target, Tier, UpstreamFacts
+from proxy.sim.ledger import Ending, Ledger
+from proxy.sim.player import Setup, Sidecar, play
+from proxy.sim.report import PREFERRED, Felt, Turning, felt, turning
+from proxy.sim.scenario import Scenario, load_scenario
+from proxy.sim.world import World
+
+SHIPPED = Path(__file__).parents[2] / "config" / "scenarios"
+SCENARIOS = tuple(sorted(path.stem for path in SHIPPED.glob("*.yaml")))
+
+LEASE_S = 30.0
+OPEN_MAX_S = 30.0
+RECOVERY_S = 15.0
+RETURN_MEDIAN_S = 30.0
+RETURN_LIMIT_S = OPEN_MAX_S + RECOVERY_S + 5.0
+HERD_LOAD = 1.25
+
+
+@dataclass(frozen=True)
+class Excuse:
+    """Where a scenario may miss a bar, and why."""
+
+    why: str
+    may_fail: bool = False
+    may_refuse: bool = False
+    may_interrupt: bool = False
+    may_return_late: bool = False
+
+
+EXCUSES = {
+    "everything_down": Excuse("nobody could have answered", may_fail=True),
+    "400_lies": Excuse("a 400 goes to the client as it is: CONTRACT.md section 6", may_refuse=True),
+    "auth_lies": Excuse("a refused key rests for 5 to 15 minutes", may_return_late=True),
+    "quota_spent": Excuse("a spent quota rests for 5 to 15 minutes", may_return_late=True),
+    "hard_outage": Excuse("what had begun when the machine died can't be saved", may_interrupt=True),
+    "midstream_cuts": Excuse("what has begun can't be saved", may_interrupt=True),
+}
+NO_EXCUSE = Excuse("")
+
+
+@dataclass
+class Shut:
+    """How long each target of each proxy could not be tried because its breaker said no, at worst.
+
+    Looked at every simulated second; an attempt sent in between shows that it could be tried then.
+    """
+
+    longest_s: float = 0.0
+    _since: dict[tuple[int, str, str], float] = field(default_factory=dict)
+    _seen: int = 0
+
+    def watch(self, world: World, sidecars: list[Sidecar]) -> None:
+        """Look at every target of the first proxies once."""
+        watched = sidecars[:20]
+        sent = watched[0].ledger.sent
+        for each in sent[self._seen :]:
+            self._since.pop((each.sidecar, each.role, each.model), None)
+        self._seen = len(sent)
+        for sidecar in watched:
+            for model in sidecar.models:
+                for target in targets_of(sidecar.setup.route_of(model)):
+                    self._look(world.now, sidecar, model, target)
+
+    def _look(self, now: float, sidecar: Sidecar, model: str, target: Target) -> None:
+        key = (sidecar.number, sidecar.roles[target.upstream.name], model)
+        there = sidecar.pool.admits(target, "chat", now)
+        if there.ok or there.reason not in ("open", "endpoint", "probe_busy"):
+            self._since.pop(key, None)
+            return
+        since = self._since.setdefault(key, now)
+        self.longest_s = max(self.longest_s, now - since)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The figures of one play."""
+
+    scenario: Scenario
+    seed: int
+    felt: Felt
+    turning: Turning
+    shut_s: float
+    herd_load: float
+    moves: tuple[str, ...]
+
+    @property
+    def excuse(self) -> Excuse:
+        return EXCUSES.get(self.scenario.name, NO_EXCUSE)
+
+    @property
+    def most_attempts(self) -> float:
+        """Return the bar on attempts per request: it depends on the traffic of one proxy."""
+        return 1.3 if self.scenario.traffic.rate >= 5 else 1.6
+
+    def misses(self) -> list[str]:
+        """Return the bars that this play misses, in words."""
+        endings, excuse = self.felt.endings, self.excuse
+        found = []
+        if not excuse.may_fail:
+            if self.felt.failed_requests:
+                found.append(f"{self.felt.failed_requests} failed requests")
+            if endings[Ending.GAVE_UP]:
+                found.append(f"{endings[Ending.GAVE_UP]} clients gave up")
+            if self.felt.attempts_in_trouble > self.most_attempts:
+                found.append(f"{self.felt.attempts_in_trouble:.2f} attempts per request")
+        if endings[Ending.REFUSED] and not excuse.may_refuse:
+            found.append(f"{endings[Ending.REFUSED]} refused")
+        if endings[Ending.INTERRUPTED] and not excuse.may_interrupt:
+            found.append(f"{endings[Ending.INTERRUPTED]} interrupted")
+        if self.shut_s > LEASE_S + OPEN_MAX_S:
+            found.append(f"not probeable for {self.shut_s:.0f} s")
+        if not excuse.may_return_late and (self.turning.return_s or 1e9) > RETURN_LIMIT_S:
+            found.append(f"back after {self.turning.return_s} s")
+        if self.herd_load > HERD_LOAD:
+            found.append(f"{self.herd_load:.2f} x capacity on return")
+        return found
+
+
+@cache
+def measure(name: str, seed: int) -> Measured:
+    """Play the shipped scenario *name* once against the default policies."""
+    scenario = load_scenario(name, SHIPPED)
+    shut = Shut()
+    ledger, _ = play(scenario, setup_for(scenario), seed, watch=shut.watch)
+    return Measured(
+        scenario=scenario,
+        seed=seed,
+        felt=felt(scenario, ledger),
+        turning=turning(scenario, ledger),
+        shut_s=shut.longest_s,
+        herd_load=load_on_return(scenario, ledger),
+        moves=tuple(f"{m.move.at:.1f} {m.role} {m.move.to_state} {m.move.reason}" for m in ledger.moves[:50]),
+    )
+
+
+def median_return(measured: Iterable[Measured]) -> float:
+    """Return the median seconds to the return, taking "not within the scenario" for endless."""
+    return median(each.turning.return_s if each.turning.return_s is not None else 1e9 for each in measured)
+
+
+def load_on_return(scenario: Scenario, ledger: Ledger) -> float:
+    """Return the preferred provider's busiest second after its outage, in capacities; 0 without one."""
+    spec = scenario.spec(PREFERRED)
+    if spec.capacity is None:
+        return 0.0
+    seconds: dict[int, int] = {}
+    _, end = scenario.trouble
+    for sent in ledger.sent:
+        if sent.role == PREFERRED and sent.at >= end:
+            seconds[int(sent.at)] = seconds.get(int(sent.at), 0) + 1
+    return max((count / (spec.capacity_at(at) or 1.0) for at, count in seconds.items()), default=0.0)
+
+
+def setup_for(scenario: Scenario, providers: int = 2) -> Setup:
+    """Return the configuration that outages are played against: every default, two routes, one tier each.
+
+    There are as many providers as the scenario breaks, and one more.
+    """
+    count = max(providers, len(scenario.providers) + 1)
+    if scenario.name == "everything_down":
+        count = providers
+    upstreams = tuple(upstream(f"up{number}") for number in range(1, count + 1))
+    routes = tuple(route(name, upstreams) for name in ("main", "mini"))
+    return Setup(routes, upstreams)
+
+
+def upstream(name: str, **given: object) -> UpstreamFacts:
+    """Return an upstream on a host, with a key, and of a fate of its own."""
+    facts = {"endpoint": f"https://{name}.test:443", "credentials": (f"{name} key",), "fate": name}
+    return UpstreamFacts(name=name, **{**facts, **given})  # type: ignore[arg-type]
+
+
+def route(name: str, upstreams: Iterable[UpstreamFacts]) -> Route:
+    """Return a route over *upstreams*, best first."""
+    return Route(name=name, tiers=tuple(Tier((Target(upstream=facts, model=name),)) for facts in upstreams))
+
+
+def targets_of(over: Route) -> list[Target]:
+    """Return every target of a route, best first."""
+    return [target for tier in over.tiers for target in tier.targets]
+
+
+def rng(seed: int = 1) -> Random:
+    """Return seeded chance."""
+    return Random(seed)

@@ -1,0 +1,105 @@
+"""Every shipped outage, five seeds each, against the whole core with its default policies."""
+
+from __future__ import annotations
+
+import pytest
+
+from proxy.sim.ledger import Ending
+from proxy.sim.player import play
+from proxy.sim.scenario import load_scenario
+from tests.simulation.bars import (
+    EXCUSES,
+    HERD_LOAD,
+    LEASE_S,
+    OPEN_MAX_S,
+    RETURN_LIMIT_S,
+    RETURN_MEDIAN_S,
+    SCENARIOS,
+    SHIPPED,
+    Measured,
+    measure,
+    median_return,
+    setup_for,
+)
+
+SEEDS = (1, 2, 3, 4, 5)
+NEVER_FAIL = [name for name in SCENARIOS if name not in EXCUSES or not EXCUSES[name].may_fail]
+RETURN_SOON = [name for name in SCENARIOS if name not in EXCUSES or not EXCUSES[name].may_return_late]
+
+
+def played(name: str) -> list[Measured]:
+    return [measure(name, seed) for seed in SEEDS]
+
+
+def every(names: list[str] | tuple[str, ...]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("name", names)
+
+
+@every(NEVER_FAIL)
+def test_no_client_fails_while_a_healthy_target_exists(name: str) -> None:
+    assert [each.felt.failed_requests for each in played(name)] == [0] * len(SEEDS)
+    assert [each.felt.endings[Ending.GAVE_UP] for each in played(name)] == [0] * len(SEEDS)
+
+
+@every(SCENARIOS)
+def test_only_what_had_begun_is_interrupted_and_only_a_400_is_refused(name: str) -> None:
+    for each in played(name):
+        assert each.excuse.may_interrupt or each.felt.endings[Ending.INTERRUPTED] == 0
+        assert each.excuse.may_refuse or each.felt.endings[Ending.REFUSED] == 0
+
+
+@every(NEVER_FAIL)
+def test_attempts_stay_near_the_number_of_requests(name: str) -> None:
+    for each in played(name):
+        assert each.felt.attempts_in_trouble <= each.most_attempts
+
+
+@every(SCENARIOS)
+def test_nothing_is_shut_for_longer_than_a_lease_and_the_longest_open_time(name: str) -> None:
+    assert max(each.shut_s for each in played(name)) <= LEASE_S + OPEN_MAX_S
+
+
+@every(RETURN_SOON)
+def test_the_preferred_target_gets_its_traffic_back_soon(name: str) -> None:
+    measured = played(name)
+    assert median_return(measured) <= RETURN_MEDIAN_S
+    assert [
+        each.turning.return_s for each in measured if (each.turning.return_s or 1e9) > RETURN_LIMIT_S
+    ] == []
+
+
+@every(SCENARIOS)
+def test_an_open_target_gets_one_probe_at_a_time(name: str) -> None:
+    assert max(each.turning.probes_per_open for each in played(name)) <= 1.0
+
+
+@every(["recovery_herd", "recovery_herd_weak", "metastable_tail"])
+def test_a_target_that_comes_back_is_not_knocked_down_again(name: str) -> None:
+    assert max(each.herd_load for each in played(name)) <= HERD_LOAD
+
+
+@every(["one_model", "one_op_dead"])
+def test_siblings_stay_where_they_are(name: str) -> None:
+    scenario = load_scenario(name, SHIPPED)
+    ledger, _ = play(scenario, setup_for(scenario), seed=1)
+    fault = scenario.spec("first").faults[0]
+    siblings = [r for r in ledger.records if not fault.concerns(r.call.model, r.call.operation)]
+    assert {record.first_choice for record in siblings} == {"first"}
+
+
+def test_the_same_seed_tells_the_same_story() -> None:
+    scenario = load_scenario("brown_out", SHIPPED)
+    traces = [play(scenario, setup_for(scenario), seed, keep_trace=True)[1].trace for seed in (1, 1, 2)]
+    assert traces[0] == traces[1]
+    assert traces[0] != traces[2]
+    assert len(traces[0]) > 1000
+
+
+def test_an_outage_of_everything_is_answered_quickly_and_ends_with_it() -> None:
+    scenario = load_scenario("everything_down", SHIPPED)
+    ledger, _ = play(scenario, setup_for(scenario), seed=1)
+    start, end = scenario.trouble
+    after = [record for record in ledger.records if record.call.at > end + 2]
+    assert {record.ending for record in after} == {Ending.ANSWERED}
+    before = [record for record in ledger.records if start <= record.call.at < end]
+    assert max(record.ended_at - record.call.at for record in before) < 60

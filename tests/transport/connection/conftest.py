@@ -1,0 +1,49 @@
+"""Every test here runs twice: on asyncio's event loop and on uvloop's."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+
+import pytest
+import uvloop
+
+from proxy.transport.connection.dial import Dialer
+from proxy.transport.connection.dns import Resolver
+from proxy.transport.connection.pool import ConnectionPool
+from tests.transport.connection.lab import Certificates, Clock
+
+
+def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
+
+
+@pytest.fixture(autouse=True)
+async def _no_error_goes_to_the_loop() -> AsyncIterator[None]:
+    """Fail where a callback has raised: the loop would only log it."""
+    errors: list[dict[str, object]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, error: errors.append(error))
+    yield
+    assert errors == []
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+async def dialer(clock: Clock) -> Dialer:
+    return Dialer(Resolver(clock))
+
+
+@pytest.fixture
+async def pool(dialer: Dialer, clock: Clock) -> AsyncIterator[ConnectionPool]:
+    pool = ConnectionPool(dialer, clock)
+    yield pool
+    await pool.close()
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    return Certificates(tmp_path_factory.mktemp("tls"))
