@@ -9,11 +9,11 @@ bin := $(VENV)/bin
 pip := $(bin)/python -m pip --disable-pip-version-check -qq --no-input
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check format bench chaos lock clean
+.PHONY: help setup run test check format bench detection chaos sim lock clean
 
 help: ## Show these commands
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /\1\t/' | while IFS="$$(printf '\t')" read -r name text; do \
-	    printf '  make %-8s %s\n' "$$name" "$$text"; done
+	    printf '  make %-10s %s\n' "$$name" "$$text"; done
 
 setup: $(VENV)/.dev ## Make .venv with everything that running and testing need
 
@@ -36,6 +36,12 @@ format: $(VENV)/.dev ## Format the code and mend what the linter can
 
 bench: $(VENV)/.dev ## Compare with nginx on this machine (needs nginx)
 	@$(bin)/python -m tests.bench
+
+detection: $(VENV)/.dev ## Compare how soon outages are seen, with the rules of well-known proxies
+	@$(bin)/python -m tests.bench.detection
+
+sim: $(VENV)/.dev ## Play every outage in simulated time, 50 seeds each
+	@$(bin)/python -m tests.simulation --seeds 50
 
 chaos: $(VENV)/.dev ## The kill test at full length: four faults, 20 s each
 	@SIDESTEP_TEST_CHAOS=full $(bin)/python -m pytest -q -s tests/chaos

@@ -32,8 +32,8 @@ def check_routes(draft: Draft, settings: Settings) -> None:
             check_name(draft, (*path, "upstream"), upstream)
     for name, raw in (routes if isinstance(routes, dict) else {}).items():
         if isinstance(raw, dict):
-            _check_names(draft, ("routes", name), raw)
-            _check_repeats(draft, settings, name)
+            _check_names(draft, name, raw)
+            _check_repeats(draft, settings, name, raw)
     _check_shadows(draft, settings)
     for name, route in settings.routes.items():
         _check_reach(draft, name, route)
@@ -41,17 +41,19 @@ def check_routes(draft: Draft, settings: Settings) -> None:
         _check_attempts(draft, settings, name, route)
 
 
-def targets_of(draft: Draft, only: str | None = None) -> Iterator[tuple[Path, dict[str, Raw]]]:
-    """Return the raw targets of all routes, or of one, with their paths."""
+def targets_of(draft: Draft) -> Iterator[tuple[Path, dict[str, Raw]]]:
+    """Return the raw targets of all routes with their paths."""
     routes = draft.data.get("routes")
     for name, route in (routes if isinstance(routes, dict) else {}).items():
-        if only is not None and name != only:
-            continue
-        tiers = route.get("targets") if isinstance(route, dict) else None
-        for i, tier in enumerate(tiers if isinstance(tiers, list) else []):
-            for j, target in enumerate(tier if isinstance(tier, list) else []):
-                if isinstance(target, dict):
-                    yield ("routes", name, "targets", i, j), target
+        yield from _targets_in(name, route)
+
+
+def _targets_in(name: str, route: Raw) -> Iterator[tuple[Path, dict[str, Raw]]]:
+    tiers = route.get("targets") if isinstance(route, dict) else None
+    for i, tier in enumerate(tiers if isinstance(tiers, list) else []):
+        for j, target in enumerate(tier if isinstance(tier, list) else []):
+            if isinstance(target, dict):
+                yield ("routes", name, "targets", i, j), target
 
 
 def check_names(draft: Draft, path: Path, names: Raw) -> None:
@@ -67,29 +69,30 @@ def check_name(draft: Draft, path: Path, name: Text) -> bool:
     known = list(upstreams) if isinstance(upstreams, dict) else []
     if name in known:
         return True
-    meant = nearest(name, known)
+    meant = nearest(name, known) if draft.may_hint else None
     hint = f"did you mean '{meant}'?" if meant else f"known: {', '.join(known) or 'none'}"
     if known and not draft.is_broken(path):
         draft.error(path, f"unknown upstream {quote(name)}; {hint}")
     return False
 
 
-def _check_names(draft: Draft, path: Path, raw: dict[str, Raw]) -> None:
+def _check_names(draft: Draft, route: str, raw: dict[str, Raw]) -> None:
     """Check the upstreams named by allow, deny and owner."""
+    path: Path = ("routes", route)
     check_names(draft, (*path, "allow"), raw.get("allow"))
     check_names(draft, (*path, "deny"), raw.get("deny"))
     owner = raw.get("owner")
     if not isinstance(owner, Text) or not check_name(draft, (*path, "owner"), owner):
         return
-    targets = {target.get("upstream") for _, target in targets_of(draft, str(path[1]))}
+    targets = {target.get("upstream") for _, target in _targets_in(route, raw)}
     if owner not in targets and draft.intact(*path, "targets"):
         draft.error((*path, "owner"), f"{quote(owner)} is not a target of this route")
 
 
-def _check_repeats(draft: Draft, settings: Settings, name: str) -> None:
+def _check_repeats(draft: Draft, settings: Settings, name: str, raw: Raw) -> None:
     """A target that has failed is not asked again, so that a second mention says nothing."""
     seen: set[tuple[str, str]] = set()
-    for path, target in targets_of(draft, name):
+    for path, target in _targets_in(name, raw):
         upstream, model = str(target.get("upstream")), str(target.get("model") or name)
         known = settings.upstreams.get(upstream)
         key = (upstream, known.models.get(model, model) if known else model)
@@ -99,15 +102,18 @@ def _check_repeats(draft: Draft, settings: Settings, name: str) -> None:
 
 
 def _check_shadows(draft: Draft, settings: Settings) -> None:
-    """A pattern that matches nothing but what an earlier one matches is never asked."""
-    names = list(settings.routes)
-    for i, name in enumerate(names):
-        if is_pattern(name):
-            covering = next((other for other in names[:i] if covers(other, name)), None)
-            if covering is not None:
-                draft.error(
-                    ("routes", name), f"unreachable: {quote(covering)} matches all of it first", at_key=True
-                )
+    """A pattern that matches nothing but what an earlier one matches is never asked.
+
+    Earlier ones have longer prefixes, or the same: only those can match all of it.
+    """
+    earlier: dict[str, list[str]] = {}
+    for name in filter(is_pattern, settings.routes):
+        rivals = earlier.setdefault(name.partition("*")[0], [])
+        covering = next((rival for rival in rivals if covers(rival, name)), None)
+        if covering is not None and draft.intact("routes", name):
+            message = f"unreachable: {quote(covering)} matches all of it first"
+            draft.error(("routes", name), message, at_key=True)
+        rivals.append(name)
 
 
 def _check_reach(draft: Draft, name: str, route: RouteSettings) -> None:

@@ -14,6 +14,7 @@ Raw: TypeAlias = "Text | list[Raw] | dict[str, Raw] | None"
 Path: TypeAlias = tuple[str | int, ...]
 
 _NULLS = {"", "~", "null", "Null", "NULL"}
+_MOST_HINTS = 100
 _MOST_VALUES = 100_000  # far beyond any real file; aliases of aliases reach it in no time
 
 
@@ -81,6 +82,11 @@ class Draft:
     def warn(self, path: Path, message: str, *, at_key: bool = False) -> None:
         """Report what is legal and yet probably not meant."""
         self._report("warning", path, message, at_key=at_key, label=None)
+
+    @property
+    def may_hint(self) -> bool:
+        """Tell whether to look for what may have been meant, which is slow: not for hundreds."""
+        return len(self.problems) < _MOST_HINTS
 
     def is_broken(self, path: Path) -> bool:
         """Tell whether a mistake at *path*, or around it, has been reported."""

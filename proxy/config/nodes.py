@@ -12,6 +12,8 @@ from typing import Protocol, TypeAlias
 
 import yaml
 
+from proxy.config.shield import hide_variables, show_variables
+
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _DEEPEST = 64
 _CORE_TAG = "tag:yaml.org,2002:"
@@ -75,7 +77,7 @@ def parse(text: str) -> Node | None:
     """
     builder = _Builder()
     try:
-        for event in yaml.parse(text, Loader=_LOADER):
+        for event in yaml.parse(hide_variables(text), Loader=_LOADER):
             builder.take(event)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
@@ -117,7 +119,7 @@ class _Builder:
             return
         _refuse_tag(event)
         if isinstance(event, yaml.ScalarEvent):
-            self._add(Scalar(line, column, event.value, not event.style), event.anchor)
+            self._add(Scalar(line, column, show_variables(event.value), not event.style), event.anchor)
             return
         if len(self._open) >= _DEEPEST:
             raise _at(event.start_mark, f"nested more than {_DEEPEST} levels deep")

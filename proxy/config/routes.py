@@ -16,6 +16,7 @@ from proxy.config.scalars import Text
 
 WILDCARD = "*"
 _MOST_WILDCARDS = 3  # each multiplies what matching may cost
+_LONGEST_NAME = 256
 _TARGET_KEYS = ("target", "weight", "context")
 
 
@@ -62,6 +63,8 @@ def normalise_routes(draft: Draft) -> None:
 def _name_fault(name: str) -> str | None:
     if name.count(WILDCARD) > _MOST_WILDCARDS:
         return f"a pattern has at most {_MOST_WILDCARDS} '*'"
+    if len(name) > _LONGEST_NAME:
+        return f"is longer than {_LONGEST_NAME} characters"
     if name != name.strip() or not name.isprintable():
         return "a route's name is a model name, without spaces around it"
     return None

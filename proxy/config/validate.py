@@ -39,12 +39,11 @@ _MODELS: dict[tuple[str, ...], type[BaseModel]] = {
     ("policy", "breaker"): BreakerSettings,
 }
 _MOST_ROUNDS = 16  # each removes a level at least, and the settings have six
-_MOST_HINTS = 100  # difflib is slow; who has more unknown keys than this has another problem
 
 
 def validate(draft: Draft) -> Settings:
     """Return the settings, or what is left of them without the values that were wrong (and reported)."""
-    data: dict[str, Any] = _copy(draft.data)
+    data: dict[str, Any] = draft.data
     for attempt in range(_MOST_ROUNDS):
         try:
             return Settings.model_validate(data)
@@ -52,6 +51,7 @@ def validate(draft: Draft) -> Settings:
             faults = error.errors(include_url=False, include_input=False)
         paths: list[Path] = [tuple(fault["loc"]) for fault in faults]
         if attempt == 0:
+            data = _copy(draft.data)  # the checks still need all of it
             for fault, path in zip(faults, paths, strict=True):
                 _report(draft, path, fault["type"], str(fault.get("ctx", {}).get("error", "")), paths)
         for path in sorted(paths, key=_last_first, reverse=True):
@@ -91,7 +91,7 @@ def _report(draft: Draft, path: Path, kind: str, message: str, others: list[Path
     if kind == "missing":
         _report_missing(draft, path, others)
     elif kind == "extra_forbidden":
-        draft.error(path, _unknown(path, hint=len(draft.problems) < _MOST_HINTS), at_key=True)
+        draft.error(path, _unknown(path, hint=draft.may_hint), at_key=True)
     elif kind.startswith(("model", "dict", "mapping")):
         draft.error(path, "expected a mapping (KEY: VALUE lines)")
     elif kind.startswith(("tuple", "list")):

@@ -92,14 +92,10 @@ class Account:
         told.update(target.key for target, _ in new)
         return [self.decided(Decision.SKIP, target.upstream.name, found.reason) for target, found in new]
 
-    def moved(self, permit: Permit, last: Permit, outcome: Outcome, *, resuming: bool) -> list[Event]:
-        """Return that the next attempt goes to another target, because of how the last one ended."""
-        before, after, reason = last.target.upstream.name, permit.target.upstream.name, outcome.kind.value
-        decision = Decision.RESUME if resuming else Decision.FAILOVER
-        return [
-            self.decided(decision, after, reason),
-            FailedOver(self._request_id, self._route, before, after, reason),
-        ]
+    def moved(self, last: Permit, permit: Permit, outcome: Outcome) -> Event:
+        """Return the event that the request moves from one target to another, because of an *outcome*."""
+        before, after = last.target.upstream.name, permit.target.upstream.name
+        return FailedOver(self._request_id, self._route, before, after, outcome.kind.value)
 
 
 def _record(permit: Permit, kind: Kind, at: float) -> AttemptRecord:

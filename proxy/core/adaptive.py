@@ -97,8 +97,9 @@ class Score:
         self.bad += 1
 
     def forgive(self, amount: float) -> None:
-        """Take something back in this tick."""
-        self._forgiven += amount
+        """Take something back in this tick, if there is anything to take it from."""
+        if not self.is_zero:
+            self._forgiven += amount
 
     def now(self, attempts: int, per: Weights, threshold: float) -> float:
         """Return the score with this tick's results, of which *attempts* is the number."""

@@ -42,6 +42,7 @@ from proxy.core.detectors import Alternative, Detectors, Finding
 from proxy.core.outcome import Kind, Outcome, Verdict
 from proxy.core.ramp import Ramp
 from proxy.core.target import BreakerPolicy
+from proxy.core.value import value
 
 
 class State(StrEnum):
@@ -114,7 +115,7 @@ class _Seen(NamedTuple):
     alternative: Alternative
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Move:
     """One change of state, why, and the figures behind it."""
 
@@ -126,7 +127,7 @@ class Move:
     at: float
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class BreakerSnapshot:
     """A breaker as it stands.
 
@@ -299,7 +300,7 @@ class Breaker:
     def health_check_passed(self, now: float) -> list[Move]:
         """Let the next request probe at once. A check opens the way to a probe; it closes nothing."""
         if self._machine is State.OPEN:
-            self._opens_until = min(self._opens_until, now)
+            self._opens_until = now
         return self.take_moves()
 
     def take_moves(self) -> list[Move]:

@@ -50,9 +50,9 @@ class Course:
         "_route",
         "_tried_another_model",
         "ended",
+        "fresh_for",
         "is_over",
         "is_resuming",
-        "needs_fresh",
         "patient",
         "pause",
         "relay",
@@ -79,7 +79,7 @@ class Course:
         self.relay: tuple[Permit, Outcome] | None = None
         self.pause: Pause | None = None
         self.patient: set[tuple[str, str]] = set()
-        self.needs_fresh = False
+        self.fresh_for: Target | None = None
         self.is_resuming = False
         self.is_over = False
 
@@ -126,7 +126,8 @@ class Course:
                 self.is_over = True
             case Next.FRESH:
                 self.ended.pop()
-                self.needs_fresh = self._is_fresh = True
+                self._is_fresh = True
+                self.fresh_for = target
                 self.rest.insert(0, target)
             case Next.LARGER:
                 self._only_larger(permit, outcome)
@@ -147,6 +148,8 @@ class Course:
         if outcome.kind not in PASSING or outcome.unready or permit.least_bad:
             return False
         if not self._call.replayable and outcome.kind is not Kind.CONNECT_FAILED:
+            return False
+        if any(target.key == permit.target.key for target in self.rest):
             return False
         available = self._pool.admits(permit.target, self._call.operation, now)
         longest = min(LAST_BACKOFF_MOST_S, LAST_BACKOFF_S * 2.0**self._long_retries)

@@ -8,10 +8,10 @@ says nothing of the target.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from proxy.core.value import value
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Deadline:
     """When one request's time is over. `started` is monotonic; the limits are seconds from then."""
 

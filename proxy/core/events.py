@@ -8,10 +8,10 @@ otherwise.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 
 from proxy.core.outcome import Kind, Outcome, Scope
+from proxy.core.value import value
 
 
 class Decision(StrEnum):
@@ -43,7 +43,7 @@ class RequestOutcome(StrEnum):
     REJECTED = "rejected"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Decided:
     """One decision about one request; `upstream` is empty where it concerns none."""
 
@@ -54,7 +54,7 @@ class Decided:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class FailedOver:
     """A request moved to another target because of how the last attempt ended."""
 
@@ -65,7 +65,7 @@ class FailedOver:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class BreakerMoved:
     """A breaker changed state.
 
@@ -86,7 +86,7 @@ class BreakerMoved:
     enforced: bool = True
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class AttemptStarted:
     """An attempt was given to the transport."""
 
@@ -97,7 +97,7 @@ class AttemptStarted:
     probe: bool
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class FirstToken:
     """The first content of a stream arrived, `seconds` after its request was sent."""
 
@@ -107,7 +107,7 @@ class FirstToken:
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class AttemptEnded:
     """An attempt ended. `seconds` runs from the permit to the end."""
 
@@ -120,7 +120,7 @@ class AttemptEnded:
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class StreamInterrupted:
     """A stream broke after content had gone to the client."""
 
@@ -129,7 +129,7 @@ class StreamInterrupted:
     reason: Kind
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class StreamEventsDropped:
     """Malformed events were left out of a stream."""
 
@@ -138,7 +138,7 @@ class StreamEventsDropped:
     count: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class StreamResumed:
     """A broken stream was continued elsewhere, or could not be."""
 
@@ -148,7 +148,7 @@ class StreamResumed:
     result: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class TokensUsed:
     """Usage as the upstream reported it."""
 
@@ -158,7 +158,7 @@ class TokensUsed:
     output: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class RateLimitSeen:
     """An upstream told how much of a limit is left; `resource` is "requests" or "tokens"."""
 
@@ -167,7 +167,7 @@ class RateLimitSeen:
     remaining: float
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class AttemptRecord:
     """One attempt as the log, the error body and `explain` show it."""
 
@@ -177,7 +177,7 @@ class AttemptRecord:
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class RequestEnded:
     """Everything there is to say about a request, when it is over.
 

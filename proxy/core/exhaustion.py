@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from math import ceil, inf
 
 from proxy.core.outcome import Kind, Outcome
 from proxy.core.permit import Availability, Permit
 from proxy.core.target import Route, Target
+from proxy.core.value import value
 
 RETRY_AFTER_LEAST_S = 1.0
 RETRY_AFTER_MOST_S = 60.0  # SDKs give up altogether on more than two minutes
@@ -17,7 +17,7 @@ Ended = Sequence[tuple[Permit, Outcome]]
 Blocked = Sequence[tuple[Target, Availability]]
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Ending:
     """The final error. `should_retry` is what SDKs are told to do, `None` to let them decide."""
 

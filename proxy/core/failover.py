@@ -30,7 +30,7 @@ from random import Random
 
 from proxy.core.account import Account
 from proxy.core.budget import RetryBudget
-from proxy.core.course import Course
+from proxy.core.course import LAST_BACKOFF_MOST_S, Course
 from proxy.core.deadline import Deadline
 from proxy.core.events import AttemptRecord, Decision, Event
 from proxy.core.exhaustion import Blocked, ending_of
@@ -45,6 +45,7 @@ HEDGE_SAMPLES = 50  # an earlier 95th percentile is a guess
 RECHECK_S = 0.02
 LINE_SPACING_S = 0.01  # those further behind in a line ask later, by a second at most
 LINE_SPACING_MOST_S = 1.0
+MERELY_LATE = ("paced", "share")  # a target for which it is only not yet this request's turn
 
 
 class Failover:
@@ -188,10 +189,9 @@ class Failover:
     def _attempts_left(self) -> int:
         return self._route.policy.max_attempts - self._counted
 
-    @property
-    def _number(self) -> int:
-        """Return the next attempt's number; one that only replaces a stale connection is no new one."""
-        return self._counted + (not self._course.needs_fresh)
+    def _number(self, target: Target) -> int:
+        """Return the number of an attempt made now; replacing a stale connection makes no new one."""
+        return self._counted + (target is not self._course.fresh_for)
 
     def _next(self, now: float, events: list[Event]) -> Step:
         course = self._course
@@ -211,15 +211,17 @@ class Failover:
             if now < course.pause.until:
                 return Wait(*course.pause)
             course.pause = None
-        if self._attempts_left < 1 and not course.needs_fresh:
-            return self._give_up((), now, events)
-        return self._try_rest(now, events)
+        if self._attempts_left > 0:
+            return self._try_rest(course.rest, now, events)
+        if course.fresh_for is not None:
+            return self._try_rest([course.fresh_for], now, events)
+        return self._give_up((), now, events)
 
-    def _try_rest(self, now: float, events: list[Event]) -> Step:
+    def _try_rest(self, rest: list[Target], now: float, events: list[Event]) -> Step:
         """Try the first of the remaining targets that lets us, or do what is to be done when none does."""
         course = self._course
         blocked: list[tuple[Target, Availability]] = []
-        for index, target in enumerate(course.rest):
+        for index, target in enumerate(rest):
             permit = self._acquire(target, now, displaced=index > 0 or self._counted > 0)
             if permit is not None:
                 del course.rest[index]
@@ -243,7 +245,7 @@ class Failover:
             ):
                 return None
         return self._pool.try_acquire(
-            target, self._call, self._number, now, others=self._course.targets, shift=shift
+            target, self._call, self._number(target), now, others=self._course.targets, shift=shift
         )
 
     def _why_not(self, target: Target, now: float) -> Availability:
@@ -251,32 +253,37 @@ class Failover:
         # What could be had has gone to somebody else, by chance or by right.
         return found if not found.ok else Availability(False, "share", now + RECHECK_S)
 
-    def _go(
-        self, permit: Permit, blocked: list[tuple[Target, Availability]], now: float, events: list[Event]
-    ) -> Try:
+    def _go(self, permit: Permit, blocked: Blocked, now: float, events: list[Event]) -> Try:
         """Make an attempt: say why this target, and go."""
         if self._is_held:
             self._is_held = False
             self._pool.lines.leave(self._route.name, self._call.request_id)
-        upstream = permit.target.upstream.name
-        last = self._course.last
+        course, account, target = self._course, self._account, permit.target
+        last = course.last
         if blocked:
-            events += self._account.skipped(blocked)
-        if self._course.needs_fresh:
-            events.append(self._account.decided(Decision.RETRY, upstream, Kind.STALE_CONNECTION.value))
+            events += account.skipped(blocked)
+        if target is course.fresh_for:
+            decision, reason = Decision.RETRY, Kind.STALE_CONNECTION.value
+        elif permit.least_bad:
+            decision, reason = Decision.LEAST_BAD, blocked[0][1].reason
         elif last is None:
+            decision = Decision.SELECT
             reason = "probe" if permit.probe else "next" if blocked else "first"
-            events.append(self._account.decided(Decision.SELECT, upstream, reason))
-        elif last[0].target.key == permit.target.key:
-            events.append(self._account.decided(Decision.RETRY, upstream, last[1].kind.value))
         else:
-            self._course.moved_on()
-            events += self._account.moved(permit, *last, resuming=self._course.is_resuming)
+            reason = last[1].kind.value
+            is_same = last[0].target.key == target.key
+            decision = (
+                Decision.RETRY if is_same else Decision.RESUME if course.is_resuming else Decision.FAILOVER
+            )
+        events.append(account.decided(decision, target.upstream.name, reason))
+        if last is not None and last[0].target.key != target.key:
+            course.moved_on()
+            events.append(account.moved(last[0], permit, last[1]))
         return self._start(permit, now, events)
 
     def _start(self, permit: Permit, now: float, events: list[Event]) -> Try:
-        course, target = self._course, permit.target
-        is_fresh, course.needs_fresh = course.needs_fresh, False
+        course = self._course
+        is_fresh, course.fresh_for = permit.target is course.fresh_for, None
         self._counted += not is_fresh
         self._running[permit.id] = permit
         events.append(self._account.started(permit))
@@ -322,7 +329,9 @@ class Failover:
         if self._hold_until is None:
             self._hold_until = min(now + self._route.policy.hold_s, self._deadline.at)
         soonest = min((found.at for _, found in blocked), default=inf)
-        if course.retry_last(self._attempts_left, min(soonest, self._deadline.at), now) and course.pause:
+        until = min(soonest, self._deadline.at, max(self._hold_until, now + LAST_BACKOFF_MOST_S))
+        is_last = all(found.reason not in MERELY_LATE for _, found in blocked)
+        if is_last and course.retry_last(self._attempts_left, until, now) and course.pause:
             return Wait(*course.pause)
         if now < self._hold_until and soonest <= self._hold_until:
             return self._hold(blocked, max(soonest, now + RECHECK_S), self._hold_until, now, events)
@@ -330,11 +339,7 @@ class Failover:
         if permit is None:
             return self._give_up(blocked, now, events)
         course.rest.remove(permit.target)
-        if permit.least_bad:
-            events.append(
-                self._account.decided(Decision.LEAST_BAD, permit.target.upstream.name, blocked[0][1].reason)
-            )
-        return self._go(permit, [], now, events)
+        return self._go(permit, blocked, now, events)
 
     def _hold(
         self, blocked: Blocked, soonest: float, hold_until: float, now: float, events: list[Event]
@@ -352,9 +357,10 @@ class Failover:
 
     def _against_the_rules(self, blocked: Blocked, now: float) -> Permit | None:
         """Return leave for a target that is merely paced, or for the least bad one, once."""
-        call, number, others = self._call, self._number, self._course.targets
+        call, others = self._call, self._course.targets
+        number = self._counted + 1
         for target, found in blocked:
-            if found.reason in ("paced", "share"):
+            if found.reason in MERELY_LATE:
                 permit = self._pool.try_acquire(target, call, number, now, others=others)
                 if permit is not None:
                     return permit

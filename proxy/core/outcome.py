@@ -6,8 +6,9 @@ means. `dialects.errors` reads wire shapes into an `Outcome`; from there on ther
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum, StrEnum
+
+from proxy.core.value import value
 
 
 class Kind(StrEnum):
@@ -65,7 +66,7 @@ class Next(Enum):
     NOBODY = "nobody"  # there is no one left to answer
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Rule:
     """One row of the table. `opens` means: opens its cell at once, whatever the detectors say."""
 
@@ -103,7 +104,7 @@ RULES: dict[Kind, Rule] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Outcome:
     """How one attempt ended.
 

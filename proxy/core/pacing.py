@@ -1,4 +1,4 @@
-"""How fast load may move: a token bucket whose rate is given each time it is asked.
+"""How fast load may move.
 
 Displaced load is not a normal part of a target's traffic: a shift may bring it at most
 max(5, 3 x its own rate + the route's) per second, and requests that wait for a recovering target
@@ -7,6 +7,8 @@ for a shift: a burst of clients may move as the burst it is, a heap that has pil
 """
 
 from __future__ import annotations
+
+from proxy.core.meter import Meter
 
 SHIFT_FLOOR_PER_S = 5.0
 SHIFT_FACTOR = 3.0
@@ -31,28 +33,27 @@ def evacuation_rate(route_per_s: float) -> float:
 
 
 class Pace:
-    """A bucket that holds one second's worth, full at first."""
+    """How many went within the last second, against how many may.
 
-    __slots__ = ("_at", "_tokens")
+    A count of what went rather than a bucket that fills: when the rate rises with the arrivals of this
+    very moment, room is there at once.
+    """
+
+    __slots__ = ("_went",)
 
     def __init__(self) -> None:
-        self._at = float("-inf")
-        self._tokens = 0.0
+        self._went = Meter(10, 0.1)
 
     def room(self, now: float, rate: float) -> float:
         """Return how many may go now at *rate* per second."""
-        burst = max(1.0, rate)
-        since = now - self._at
-        self._tokens = min(burst, self._tokens + since * rate) if since < burst + 1.0 else burst
-        self._at = now
-        return self._tokens
+        return max(1.0, rate) - self._went.total(now)
 
-    def take(self, now: float, rate: float) -> None:
-        """Let one go. Those that may not be kept waiting can bring it below zero, by a second's worth."""
-        self._tokens = max(-max(1.0, rate), self.room(now, rate) - 1.0)
+    def take(self, now: float) -> None:
+        """Let one go."""
+        self._went.add(now)
 
     def ready_at(self, now: float, rate: float, ahead: int = 0) -> float:
-        """Return when one more may go, with *ahead* others to go first."""
+        """Return about when one more may go, with *ahead* others to go first."""
         return now + max(0.0, ahead + 1.0 - self.room(now, rate)) / rate
 
 

@@ -85,7 +85,7 @@ class Pool:
         if tickets is None:
             return None
         if shift is not None:
-            cell.pace.take(now, rate)
+            cell.pace.take(now)
         permit = self._issue(cell, key, tickets, target, call, number, now)
         permit.others = others
         return permit

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from random import Random
 
 from proxy.core.outcome import Kind
 from proxy.core.target import CallFacts, Route, Target, Tier
+from proxy.core.value import value
 
 Load = Callable[[Target], int]  # attempts that are in flight on a target
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Refused:
     """No target may take the call; what the client is told."""
 
@@ -27,7 +27,7 @@ class Refused:
     message: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Considered:
     """One target of a route as `explain` shows it; `excluded` is the reason, empty if it is in."""
 

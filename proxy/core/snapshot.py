@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from proxy.core.breaker import Breaker, State
 from proxy.core.cells import TargetCell, UpstreamCell
 from proxy.core.outcome import Scope
 from proxy.core.register import Register
+from proxy.core.value import value
 
 # From best to worst: of models that share a label, the worst is shown.
 SEVERITY = (State.CLOSED, State.RECOVERING, State.HALF_OPEN, State.OPEN)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class TargetSnapshot:
     """One cell as it stands.
 

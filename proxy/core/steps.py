@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
 from proxy.core.permit import Permit
+from proxy.core.value import value
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Timeouts:
     """The limits of one attempt, in seconds.
 
@@ -24,7 +24,7 @@ class Timeouts:
     client_cut: bool
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Try:
     """Make an attempt; after `hedge_after_s` without content ask `next_hedge`."""
 
@@ -34,7 +34,7 @@ class Try:
     hedge_after_s: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Wait:
     """Ask again at `until`."""
 
@@ -42,7 +42,7 @@ class Wait:
     reason: Literal["backoff", "patience", "hold"]
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class GiveUp:
     """End the request with this error; or relay the answer that `relay_permit`'s attempt got, as it is."""
 

@@ -6,14 +6,16 @@ table so that a test can build a policy by hand; a running proxy gets every valu
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Literal
+
+from proxy.core.value import value
 
 BreakerMode = Literal["enforce", "observe", "off"]
 Balance = Literal["weighted", "least_in_flight"]
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class BreakerPolicy:
     """When a breaker opens and how it recovers."""
 
@@ -30,7 +32,7 @@ class BreakerPolicy:
     recovery_s: float = 15.0
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class AttemptPolicy:
     """The limits of one attempt; `None` means adaptive ("auto")."""
 
@@ -41,7 +43,7 @@ class AttemptPolicy:
     backoff_s: float = 0.25
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class RoutePolicy:
     """The rules of one request as a whole.
 
@@ -60,7 +62,7 @@ class RoutePolicy:
     early_keepalive_s: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class UpstreamFacts:
     """What the core must know of a configured upstream; the wire's facts stay in `transport`.
 
@@ -85,7 +87,7 @@ class UpstreamFacts:
     endpoints: frozenset[str] | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Target:
     """One thing we can send to: an upstream and the model's name there.
 
@@ -116,7 +118,7 @@ class Target:
         return "other" if self.wildcard or self.model is None else self.model
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Tier:
     """Targets of equal preference; load is balanced among them."""
 
@@ -124,7 +126,7 @@ class Tier:
     balance: Balance = "weighted"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Route:
     """The model name (or pattern) a client asks for, and where it may go, best tier first.
 
@@ -140,7 +142,7 @@ class Route:
     owner: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class CallFacts:
     """What the core must know of one call.
 

@@ -40,7 +40,8 @@ _TEXT_OPERATIONS = frozenset({"chat", "completions", "responses"})
 
 _PROMPT_KEYS = frozenset({"messages", "input", "prompt", "instructions", "tools", "functions"})
 _LIMIT_KEYS = ("max_completion_tokens", "max_output_tokens", "max_tokens")
-_BYTES_PER_TOKEN = 4  # English text; routing by context needs no better guess
+_MAX_CHOICES = 128  # OpenAI's own limit
+BYTES_PER_TOKEN = 4  # English text; routing by context needs no better guess
 _TOKENS_PER_PART = 1000  # an image costs 700 to 1,500 tokens with most providers
 
 # Families that think before the first token unless told not to. Conservative: a model that is
@@ -74,8 +75,8 @@ class Features(msgspec.Struct, frozen=True):
 def read_features(operation: str, values: Values, model: str, *, stream: bool) -> Features:
     """Return what the top-level `values` of a call ask for."""
     contents = read_contents(operation, values)
-    n = _read(values, "n", int, 1)
-    choices = max(n, 1) * (_prompts(values) if operation == "completions" else 1)
+    n = min(max(_read(values, "n", int, 1), 1), _MAX_CHOICES)
+    choices = n * (_prompts(values) if operation == "completions" else 1)
     needs = _named_needs(values) | _format_needs(values) | contents.needs
     if stream:
         needs.add("streaming")
@@ -91,7 +92,7 @@ def read_features(operation: str, values: Values, model: str, *, stream: bool) -
         plain_text=operation in _TEXT_OPERATIONS and needs <= _INPUT_ONLY and choices == 1,
         choices=choices,
         max_output_tokens=_limit(values),
-        prompt_tokens=max(text_bytes, 0) // _BYTES_PER_TOKEN + contents.media_parts * _TOKENS_PER_PART,
+        prompt_tokens=max(text_bytes, 0) // BYTES_PER_TOKEN + contents.media_parts * _TOKENS_PER_PART,
     )
 
 
@@ -120,11 +121,12 @@ def _thinks(values: Values, model: str) -> bool:
     thinking = _read(values, "thinking", _Format, _Format()).type
     if "none" in (effort, asked.effort) or asked.enabled is False or thinking == "disabled":
         return False
-    return bool(effort or asked.effort or asked.enabled or asked.max_tokens or thinking) or _is_thinker(model)
+    return bool(effort or asked.effort or asked.enabled or asked.max_tokens or thinking) or is_thinker(model)
 
 
 @functools.lru_cache(maxsize=1024)
-def _is_thinker(model: str) -> bool:
+def is_thinker(model: str) -> bool:
+    """Say whether a model's name tells that it thinks before its first token."""
     return _THINKERS.search(model) is not None
 
 

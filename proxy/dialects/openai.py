@@ -13,6 +13,7 @@ import msgspec
 
 from proxy.dialects.endpoints import Endpoint
 from proxy.dialects.features import Features, read_features
+from proxy.dialects.glance import glance
 from proxy.dialects.scan import Members, ScanError, read_members
 
 # Names travel in headers, logs and labels. The longest real ones are Bedrock's ARNs.
@@ -93,6 +94,10 @@ def read_call(endpoint: Endpoint, body: bytes) -> Call:
     Raises: WireError (400 `invalid_request`) for what is no JSON object, names no model or names it
     twice, and for wrong types of `model` and `stream`.
     """
+    if endpoint.operation == "chat" and endpoint.deployment is None:
+        seen = glance(body, MAX_MODEL_CHARS)
+        if seen is not None:
+            return Call(endpoint, body, seen.model, seen.model_span, seen.stream, seen.features)
     if not body:
         raise _bad_request("The request body is empty; a JSON object is expected.")
     try:

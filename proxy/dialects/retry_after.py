@@ -21,7 +21,8 @@ _DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|us|µs|ns|h|m|s))+")
 _DURATION_STEP = re.compile(r"(\d+(?:\.\d+)?)\s*([a-zµ]+)")
 _WORDS = re.compile(
     r"(?:try again|retry)(?: (?:in|after))?(?: about| approximately)?:? "
-    r"((?:\d+(?:\.\d+)? ?(?:milliseconds?|ms|seconds?|secs?|s|minutes?|mins?|m|hours?|h|days?|d)\b[ ,]?"
+    r"((?:\d+(?:\.\d+)? ?(?:milliseconds?|ms|seconds?|secs?|s|minutes?|mins?|m|hours?|h|days?|d)\b"
+    r",? ?(?:and )?"
     r"|\d+(?:\.\d+)?(?:h|m)(?=\d))+)"
 )
 _UNITS_S = {

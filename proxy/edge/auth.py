@@ -112,7 +112,7 @@ class Gate:
         if not self._keys:
             self._refuse_pages(request.headers)
             return None
-        key = self._ring.identify(request.headers.get("Authorization"))
+        key = self._ring.identify(request.headers.get("authorization"))
         if key is None:
             message = "Missing or wrong API key. Send a client key of this proxy as a Bearer token."
             raise WireError(401, "invalid_api_key", message)
@@ -128,8 +128,8 @@ class Gate:
             self._usage[key.name].concurrency.leave()
 
     def _refuse_pages(self, headers: Mapping[str, str]) -> None:
-        if "Origin" in headers:
+        if "origin" in headers:
             raise WireError(403, "origin_not_allowed", "Requests from web pages are refused.")
-        if not self._any_host and not is_loopback_host(headers.get("Host")):
+        if not self._any_host and not is_loopback_host(headers.get("host")):
             message = "Without client keys this endpoint answers only to localhost."
             raise WireError(403, "host_not_allowed", message)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 
 from aiohttp import web
 
@@ -13,27 +14,44 @@ BODY_IDLE_S = 15.0  # longest silence while a body is on its way
 BODY_TOTAL_S = 300.0  # longest time for a whole body: 64 MiB at 1.7 Mbit/s
 
 
-async def read_body(request: web.BaseRequest, sink: ClientSink, limit: int) -> bytes:
-    """Return the whole body.
+def check_framing(headers: Mapping[str, str], limit: int) -> None:
+    """Refuse what need not be read to be refused; *headers* has lower-case names.
 
     Raises:
-        WireError: compressed (415), of unknown length (411), too large (413), too slow (408), or badly
-            framed (400).
+        WireError: compressed (415), of unknown length (411), too large (413).
     """
-    headers = request.headers
-    if headers.get("Content-Encoding", "identity").lower() != "identity":
+    if headers.get("content-encoding", "identity").lower() != "identity":
         raise WireError(415, "unsupported_encoding", "Compressed request bodies are not accepted.")
-    length = headers.get("Content-Length")
-    if length is None and "Transfer-Encoding" not in headers:
+    length = headers.get("content-length")
+    if length is None and "transfer-encoding" not in headers:
         raise WireError(411, "length_required", "Send Content-Length, or a chunked body.")
     if length is not None and int(length) > limit:
         raise _too_large(limit)
-    if request.content.is_eof():
-        body = request.content.read_nowait()
-        if len(body) > limit:
-            raise _too_large(limit)
-        return body
-    if headers.get("Expect", "").lower() == "100-continue":
+
+
+def whole_body(request: web.BaseRequest, limit: int) -> bytes | None:
+    """Return the body if all of it has arrived, else None.
+
+    Raises:
+        WireError: too large (413).
+    """
+    if not request.content.is_eof():
+        return None
+    body = request.content.read_nowait()
+    if len(body) > limit:
+        raise _too_large(limit)
+    return body
+
+
+async def read_body(
+    request: web.BaseRequest, sink: ClientSink, headers: Mapping[str, str], limit: int
+) -> bytes:
+    """Read the whole body.
+
+    Raises:
+        WireError: too large (413), too slow (408), or badly framed (400).
+    """
+    if headers.get("expect", "").lower() == "100-continue":
         sink.send_continue()
     return await _read_slowly(request, limit)
 

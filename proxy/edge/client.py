@@ -17,7 +17,7 @@ from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
 from proxy.dialects.openai import error_body
-from proxy.transport.sink import ClientGoneError, Headers
+from proxy.transport.sink import ClientGoneError
 
 HEAD_TIMEOUT_S = 10.0  # from the first byte of a request head to its end; HAProxy's `http-request`
 WRITE_BUFFER = 64 * 1024  # bytes that may wait for a slow client before reading upstream pauses
@@ -193,13 +193,13 @@ class ClientSink:
         """Tell a client that asked first to send its body now."""
         self._write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
-    def start(self, status: int, headers: Headers, length: int | None) -> None:
+    def start(self, status: int, lines: bytes, length: int | None) -> None:
         """Send the head; a body of unknown length is chunked, or ended by close for HTTP/1.0."""
-        self._write(self._head(status, headers, length))
+        self._write(self._head(status, lines, length))
 
-    def answer(self, status: int, headers: Headers, body: bytes) -> None:
+    def answer(self, status: int, lines: bytes, body: bytes) -> None:
         """Send head and body in one write."""
-        self._write(self._head(status, headers, len(body)) + body)
+        self._write(self._head(status, lines, len(body)) + body)
         self.finished = True
 
     def write(self, data: bytes) -> None:
@@ -230,24 +230,23 @@ class ClientSink:
         if transport is not None:
             transport.close()
 
-    def _head(self, status: int, headers: Headers, length: int | None) -> bytes:
+    def _head(self, status: int, lines: bytes, length: int | None) -> bytes:
         self.started = True
         self.status = status
-        lines = [STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status]
-        lines += [b"%b: %b\r\n" % header for header in headers]
         if length is not None:
-            lines.append(b"content-length: %d\r\n" % length)
+            framing = b"content-length: %d\r\n" % length
         elif self.http_1_0:
             self.keep_alive = False
+            framing = b""
         else:
             self._chunked = True
-            lines.append(b"transfer-encoding: chunked\r\n")
+            framing = b"transfer-encoding: chunked\r\n"
         if not self.keep_alive:
-            lines.append(b"connection: close\r\n")
+            framing += b"connection: close\r\n"
         elif self.http_1_0:
-            lines.append(b"connection: keep-alive\r\n")
-        lines.append(b"\r\n")
-        return b"".join(lines)
+            framing += b"connection: keep-alive\r\n"
+        first = STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
+        return b"%b%b%b\r\n" % (first, lines, framing)
 
     def _write(self, data: bytes) -> None:
         transport = self._connection.transport

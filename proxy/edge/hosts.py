@@ -8,11 +8,13 @@ another than ours, and it says nothing about who sent the request.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
 
 NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 
+@lru_cache(maxsize=256)
 def is_loopback_host(header: str | None) -> bool:
     """Return whether a Host header (NAME, NAME:PORT, [::1]:PORT) names this machine's loopback."""
     host = _host_of(header or "")

@@ -21,9 +21,9 @@ from proxy.core.events import Event, RequestEnded, RequestOutcome
 from proxy.core.routing import RouteTable
 from proxy.core.target import CallFacts, Route
 from proxy.dialects.endpoints import Endpoint, Treatment
-from proxy.dialects.openai import Call, WireError, error_body, read_call
+from proxy.dialects.openai import Call, WireError, read_call
 from proxy.edge.auth import ClientKey, Gate
-from proxy.edge.body import read_body
+from proxy.edge.body import check_framing, read_body, whole_body
 from proxy.edge.client import Answered, ClientConnection, ClientSink
 from proxy.edge.models import model_body, models_body
 from proxy.edge.paths import find_endpoint
@@ -55,11 +55,15 @@ class ProxyServer:
     clock: Callable[[], float]
     wall: Callable[[], float]
     instance: str
+    hop_line: bytes = field(init=False)
     draining: bool = False
     connections: set[ClientConnection] = field(default_factory=set)
     in_flight: int = 0
     streams: int = 0
     _numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
+
+    def __post_init__(self) -> None:
+        self.hop_line = f"x-sidestep-hop: {self.instance}\r\n".encode()
 
     def server(self) -> web.Server:
         """Return the aiohttp server, to be bound to a socket."""
@@ -116,19 +120,30 @@ class _Server(web.Server):
 
 
 class Exchange:
-    """One request and its answer."""
+    """One request and its answer; `headers` has lower-case names."""
 
     __slots__ = (
-        "_endpoint", "_forwarding", "_key", "_outcome", "_proxy", "_request", "_retry", "_route",
-        "_started", "_stream", "request_id", "sink",
-    )  # fmt: skip
+        "_endpoint",
+        "_forwarding",
+        "_key",
+        "_outcome",
+        "_proxy",
+        "_request",
+        "_retry",
+        "_route",
+        "_started",
+        "_stream",
+        "headers",
+        "request_id",
+        "sink",
+    )
 
     def __init__(self, proxy: ProxyServer, request: web.BaseRequest) -> None:
         self.request_id = proxy.next_request_id()
+        self.headers = {name.lower(): value for name, value in request.headers.items()}
         connection: Any = request.protocol
-        self.sink = ClientSink(
-            connection, request.keep_alive and not proxy.draining, request.version < (1, 1)
-        )
+        keep_alive = request.keep_alive and not proxy.draining
+        self.sink = ClientSink(connection, keep_alive, request.version < (1, 1))
         self._proxy = proxy
         self._request = request
         self._started = proxy.clock()
@@ -143,53 +158,60 @@ class Exchange:
     async def run(self) -> None:
         """Check, read, route and forward the request."""
         setup = self._proxy.setup
+        admitted = False
         try:
-            self._key = setup.gate.admit(self._request, self._proxy.clock())
+            self._key = setup.gate.admit(self, self._started)
+            admitted = True
+            endpoint = self._find_endpoint(setup)
+            if endpoint.treatment is Treatment.MODELS:
+                self._answer_locally(_models(setup.routes, endpoint))
+                return
+            check_framing(self.headers, setup.max_body)
+            body = whole_body(self._request, setup.max_body)
+            if body is None:
+                body = await read_body(self._request, self.sink, self.headers, setup.max_body)
+            forwarding = self._forwarding = self._route_call(read_call(endpoint, body), setup)
+            self._proxy.streams += self._stream
             try:
-                await self._serve(setup)
+                await forwarding.run(self.sink)
             finally:
-                setup.gate.release(self._key)
+                self._proxy.streams -= self._stream
         except WireError as error:
             self._refuse(error)
+        finally:
+            if admitted:
+                setup.gate.release(self._key)
 
-    async def _serve(self, setup: Setup) -> None:
+    def _find_endpoint(self, setup: Setup) -> Endpoint:
         request = self._request
-        self._check_loop()
+        hops = self.headers.get("x-sidestep-hop")
+        if hops is not None and self._proxy.instance in [hop.strip() for hop in hops.split(",")]:
+            raise WireError(508, "loop_detected", "This request has been through this proxy already.")
         endpoint = self._endpoint = find_endpoint(
             request.method, request.raw_path, allow_admin=setup.allow_admin_operations
         )
-        if endpoint.treatment is Treatment.MODELS:
-            self._answer_locally(_models(setup.routes, endpoint))
-            return
-        body = await read_body(request, self.sink, setup.max_body)
-        call = read_call(endpoint, body)
+        return endpoint
+
+    def _route_call(self, call: Call, setup: Setup) -> Forwarding:
+        """Find the route and return the forwarding, not yet running."""
         self._stream = call.stream
         route = self._route = setup.routes.find(call.model)
         if route is None:
             raise WireError(404, "model_not_found", _unknown_model(call.model, setup.routes), "model")
-        await self._forward(call, route)
-
-    async def _forward(self, call: Call, route: Route) -> None:
-        headers: Mapping[str, str] = self._request.headers
-        facts = self._facts(call, headers)
+        headers = self.headers
+        facts = self._facts(call)
         deadline = Deadline(
-            started=self._started,
-            policy_s=route.policy.deadline_s,
-            asked_s=_duration_s(headers.get("x-sidestep-deadline")),
-            client_s=facts.client_limit_s,
+            self._started,
+            route.policy.deadline_s,
+            _duration_s(headers.get("x-sidestep-deadline")),
+            facts.client_limit_s,
         )
-        forwarding = self._proxy.forwarder.begin(call, facts, route, deadline, headers, self._hop(headers))
-        self._forwarding = forwarding
-        self._proxy.streams += call.stream
-        try:
-            await forwarding.run(self.sink)
-        finally:
-            self._proxy.streams -= call.stream
+        return self._proxy.forwarder.begin(call, facts, route, deadline, headers, self._hop())
 
-    def _facts(self, call: Call, headers: Mapping[str, str]) -> CallFacts:
+    def _facts(self, call: Call) -> CallFacts:
+        headers = self.headers
         retry = headers.get("x-stainless-retry-count", "0")
         self._retry = int(retry) if retry.isdecimal() and len(retry) < 4 else 0
-        body = call.body
         return CallFacts(
             request_id=self.request_id,
             model=call.model,
@@ -201,40 +223,31 @@ class Exchange:
             allowed=self._key.allow if self._key is not None else None,
             pinned=headers.get("x-sidestep-upstream"),
             replayable=call.endpoint.replayable,
-            digest=hash(body if len(body) < 65536 else (len(body), body[:4096], body[-32768:])).to_bytes(
-                8, "little", signed=True
-            ),
+            digest=_digest(call.body),
             client_retry=self._retry,
             client_limit_s=_client_limit_s(headers),
-            prompt_tokens=len(body) // 4,
+            prompt_tokens=call.features.prompt_tokens,
         )
 
-    def _check_loop(self) -> None:
-        hops = self._request.headers.get("x-sidestep-hop")
-        if hops is not None and self._proxy.instance in [hop.strip() for hop in hops.split(",")]:
-            raise WireError(508, "loop_detected", "This request has been through this proxy already.")
-
-    def _hop(self, headers: Mapping[str, str]) -> bytes:
-        hops = headers.get("x-sidestep-hop")
-        chain = (
-            f"{hops}, {self._proxy.instance}"
-            if hops and hops.isascii() and len(hops) < 1024
-            else self._proxy.instance
-        )
-        return f"x-sidestep-hop: {chain}\r\n".encode()
+    def _hop(self) -> bytes:
+        hops, instance = self.headers.get("x-sidestep-hop"), self._proxy.instance
+        chained = hops is not None and hops.isascii() and hops.isprintable() and len(hops) < 1024
+        return f"x-sidestep-hop: {hops}, {instance}\r\n".encode() if chained else self._proxy.hop_line
 
     def _answer_locally(self, body: bytes) -> None:
         self._outcome = RequestOutcome.OK
-        self.sink.answer(200, [*JSON_TYPE, (b"x-request-id", self.request_id.encode())], body)
+        self.sink.answer(200, JSON_TYPE + self._id_line(), body)
 
     def _refuse(self, error: WireError) -> None:
         """Answer a request that goes nowhere; what is left of its body is not worth reading."""
         self._outcome = RequestOutcome.REJECTED
         if not self._request.content.is_eof():
             self.sink.keep_alive = False
-        headers = [*JSON_TYPE, (b"x-request-id", self.request_id.encode()), *error.headers]
-        body = error_body(error.status, error.code, error.message, error.param)
-        self.sink.answer(error.status, headers, body)
+        more = b"".join(b"%b: %b\r\n" % header for header in error.headers)
+        self.sink.answer(error.status, JSON_TYPE + self._id_line() + more, error.body())
+
+    def _id_line(self) -> bytes:
+        return b"x-request-id: %b\r\n" % self.request_id.encode()
 
     def ended(self) -> RequestEnded:
         """Return everything there is to say about the request."""
@@ -269,6 +282,12 @@ def _models(routes: RouteTable, endpoint: Endpoint) -> bytes:
     if body is None:
         raise WireError(404, "model_not_found", _unknown_model(name or "", routes), "model")
     return body
+
+
+def _digest(body: bytes) -> bytes:
+    """Return what tells this body from others, cheaply: of a large one, its beginning and its end."""
+    told = hash(body) if len(body) < 65536 else hash((len(body), body[:4096], body[-32768:]))
+    return told.to_bytes(8, "little", signed=True)
 
 
 def _client_limit_s(headers: Mapping[str, str]) -> float | None:

@@ -135,7 +135,7 @@ class Direct:
         call = record.call
         record.attempts += 1
         record.first_choice = self._provider.role
-        sent = Sent(self._world.now, self._provider.role, call.model, call.sidecar, probe=False)
+        sent = Sent(self._world.now, self._provider.role, call.model, call.sidecar, NEVER, probe=False)
         self._ledger.sent.append(sent)
         return _DirectExchange(self._world, self._provider, call, first, done)
 

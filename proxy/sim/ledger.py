@@ -48,12 +48,13 @@ class CallRecord:
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """One attempt as it left: to which provider, for which model, and whether it was a probe."""
+    """One attempt as it left: to which provider, for which model, for how long, and whether as a probe."""
 
     at: float
     role: str
     model: str
     sidecar: int
+    limit_s: float
     probe: bool
 
 
@@ -73,4 +74,5 @@ class Ledger:
     records: list[CallRecord] = field(default_factory=list)
     sent: list[Sent] = field(default_factory=list)
     moves: list[Moved] = field(default_factory=list)
+    stumbles: list[float] = field(default_factory=list)  # when the preferred provider erred in health
     decisions: Counter[tuple[str, str]] = field(default_factory=Counter)

@@ -73,6 +73,7 @@ def play(
     if watch is not None:
         _watch(world, sidecars, watch, scenario.duration)
     _feed(world, scenario, ledger, [sidecar.send for sidecar in sidecars])
+    ledger.stumbles += providers[ROLES[0]].stumbles
     return ledger, world
 
 
@@ -255,7 +256,9 @@ class _Exchange:
         role = sidecar.roles[step.permit.target.upstream.name]
         record.attempts += 1
         record.first_choice = record.first_choice or role
-        sidecar.ledger.sent.append(Sent(now, role, call.model, sidecar.number, step.permit.probe))
+        sidecar.ledger.sent.append(
+            Sent(now, role, call.model, sidecar.number, step.timeouts.head_s, step.permit.probe)
+        )
         self.world.note("sent", call.number, role, step.permit.probe)
         provider = sidecar.providers[role]
         fate = provider.answer(now, call.model, call.operation, stream=call.stream)

@@ -93,7 +93,8 @@ class _Part(BaseModel):
 class Traffic(_Part):
     """Who asks: each of *sidecars* proxies gets *rate* requests per second.
 
-    `patience` is how long a client waits for its answer to begin, `retries` what its SDK adds.
+    `patience` is how long a client waits for its answer to begin, `retries` what its SDK adds: both
+    as openai-python has them if nobody changes anything.
     """
 
     rate: Weight = 5.0
@@ -101,7 +102,7 @@ class Traffic(_Part):
     streams: Ratio = 0.5
     models: dict[Role, Weight] = Field(default={"first": 1.0}, min_length=1)
     operations: dict[str, Weight] = Field(default={"chat": 1.0}, min_length=1)
-    patience: Duration = 120.0
+    patience: Duration = 600.0
     retries: int = Field(default=2, ge=0, le=10)
 
 

@@ -52,6 +52,7 @@ class ScriptedProvider:
     def __init__(self, role: str, spec: ProviderSpec, rng: Random) -> None:
         self.role = role
         self.spec = spec
+        self.stumbles: list[float] = []  # when it erred although nothing was wrong
         self._rng = rng
         self._credit = 0.0
         self._credited_at = 0.0
@@ -71,6 +72,7 @@ class ScriptedProvider:
         if not self._has_room(now):
             return Fate(_OVERLOADED, OVERLOAD_S, OVERLOAD_S)
         if self._rng.random() < self.spec.errors:
+            self.stumbles.append(now)
             return Fate(Outcome(Kind.SERVER_ERROR, status=500), 0.15, 0.15)
         return self._succeed(fault, operation, stream=stream)
 

@@ -24,21 +24,30 @@ from typing import assert_never
 
 from proxy.core.budget import Budgets
 from proxy.core.deadline import Deadline
-from proxy.core.events import Event, FirstToken, RateLimitSeen, RequestOutcome, StreamEventsDropped
-from proxy.core.events import StreamInterrupted, TokensUsed
-from proxy.core.failover import Failover, GiveUp, Try, Wait
+from proxy.core.events import (
+    Event,
+    FirstToken,
+    RequestOutcome,
+    StreamEventsDropped,
+    StreamInterrupted,
+    TokensUsed,
+)
+from proxy.core.failover import Failover
 from proxy.core.outcome import OK, Kind, Outcome
 from proxy.core.pool import Pool
+from proxy.core.steps import GiveUp, Try, Wait
 from proxy.core.target import CallFacts, Route
 from proxy.dialects.openai import Call, error_body, stream_error_event
-from proxy.transport.headers import to_client
+from proxy.transport.headers import header_text, rate_limits, to_client, who_answered
 from proxy.transport.relay import StreamRelay, relay_body
-from proxy.transport.sink import Headers, Sink
+from proxy.transport.sink import Sink
+from proxy.transport.slowness import SlowWatch
 from proxy.transport.upstream import Attempt, Upstream, Wire
 
-STREAM_HEADERS: Headers = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
-JSON_TYPE: Headers = [(b"content-type", b"application/json")]
-SOFT_LIMIT_RECHECK_S = 1.0
+JSON_TYPE = b"content-type: application/json\r\n"
+STREAM_LINES = b"cache-control: no-cache\r\nx-accel-buffering: no\r\n"
+SHUTTING_DOWN = "The proxy is shutting down."
+BROKE_OFF = frozenset({Kind.INTERRUPTED, Kind.STALLED, Kind.CANCELLED})
 
 
 @dataclass(slots=True)
@@ -52,11 +61,21 @@ class Forwarder:
     rng: random.Random
     observe: Callable[[Event], None]
     running: set[Forwarding] = field(default_factory=set)
+    slow: SlowWatch = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.slow = SlowWatch(self.wire.clock)
 
     def begin(
-        self, call: Call, facts: CallFacts, route: Route, deadline: Deadline, client: Mapping[str, str], hop: bytes
+        self,
+        call: Call,
+        facts: CallFacts,
+        route: Route,
+        deadline: Deadline,
+        client: Mapping[str, str],
+        hop: bytes,
     ) -> Forwarding:
-        """Return the forwarding of one request, not yet running."""
+        """Return the forwarding of one request, not yet running; *client* has lower-case header names."""
         failover = Failover(facts, route, self.pool, self.budgets.of(route), deadline, self.rng)
         return Forwarding(self, call, facts, route, failover, client, hop)
 
@@ -70,9 +89,28 @@ class Forwarding:
     """One request on its way, and what is to be told of it afterwards."""
 
     __slots__ = (
-        "_client", "_failed", "_forwarder", "_hop", "_interrupted", "_task", "call", "facts", "failover",
-        "first_sent_at", "model", "outcome", "route", "sink", "status", "ttft_s", "upstream", "usage",
-    )  # fmt: skip
+        "_client",
+        "_failed",
+        "_forwarder",
+        "_hop",
+        "_interrupted",
+        "_now",
+        "_observe",
+        "_task",
+        "call",
+        "facts",
+        "failover",
+        "first_sent_at",
+        "model",
+        "outcome",
+        "route",
+        "sink",
+        "ttft_s",
+        "upstream",
+        "usage",
+    )
+
+    sink: Sink
 
     def __init__(
         self,
@@ -89,7 +127,6 @@ class Forwarding:
         self.route = route
         self.failover = failover
         self.outcome = RequestOutcome.CLIENT_GONE
-        self.status = 0
         self.upstream = ""
         self.model = ""
         self.ttft_s: float | None = None
@@ -98,6 +135,8 @@ class Forwarding:
         self._forwarder = forwarder
         self._client = client
         self._hop = hop
+        self._now = forwarder.wire.clock
+        self._observe = forwarder.observe
         self._failed: dict[int, Attempt] = {}  # by permit, for relaying an upstream's own refusal
         self._interrupted = False
         self._task: asyncio.Task[object] | None = None
@@ -117,7 +156,7 @@ class Forwarding:
             if not self._interrupted or self._task is None:
                 raise
             self._task.uncancel()
-            self._end_with_error(503, "shutting_down", "The proxy is shutting down.", RequestOutcome.INTERRUPTED)
+            self._end_with_error(503, "shutting_down", SHUTTING_DOWN, RequestOutcome.INTERRUPTED)
         finally:
             self._forwarder.running.discard(self)
             self._tell(self.failover.close(self._now()))
@@ -128,13 +167,9 @@ class Forwarding:
         if self._task is not None:
             self._task.cancel()
 
-    def _now(self) -> float:
-        return self._forwarder.wire.clock()
-
     def _tell(self, events: Iterable[Event]) -> None:
-        observe = self._forwarder.observe
         for event in events:
-            observe(event)
+            self._observe(event)
 
     async def _loop(self) -> None:
         while True:
@@ -167,26 +202,28 @@ class Forwarding:
 
     async def _run(self, attempt: Attempt, step: Try) -> bool:
         """Run one attempt to its first decisive moment; settle it unless it is good."""
-        loop = asyncio.get_running_loop()
-        soft = _SoftLimit(self, attempt, loop)
+        watch = self._forwarder.slow
         outcome = Outcome(Kind.CLIENT_GONE)
+        now = self._now()
         if self.first_sent_at is None:
-            self.first_sent_at = self._now()
+            self.first_sent_at = now
+        watch.add(attempt, self, now + step.timeouts.soft_s)
         try:
             request = attempt.upstream.request(self.call, attempt.permit, self._client, self._hop)
             outcome = await attempt.run(self.call, request, fresh=step.fresh_connection)
         except asyncio.CancelledError:
-            outcome = Outcome(Kind.CANCELLED if self._interrupted else Kind.CLIENT_GONE)
+            if self._interrupted or not self.sink.gone:
+                outcome = Outcome(Kind.CANCELLED)
             raise
         finally:
-            soft.cancel()
+            watch.discard(attempt)
             if outcome.kind is not Kind.OK:
                 attempt.close()
                 self._settle(attempt, outcome)
         return outcome.kind is Kind.OK
 
     async def _try_hedged(self, step: Try, after_s: float) -> Attempt | None:
-        """Run a second attempt beside a slow first one; the first good one wins."""
+        """Run a second attempt beside a slow first one; the first good one wins, the other is cancelled."""
         running: dict[asyncio.Task[bool], Attempt] = {}
         winner: Attempt | None = None
         try:
@@ -201,8 +238,10 @@ class Forwarding:
                 done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
                     attempt = running.pop(task)
-                    if task.result():
-                        winner = winner or attempt
+                    if task.result() and winner is None:
+                        winner = attempt
+                    elif task.result():
+                        self._drop(attempt)
         finally:
             for task in running:
                 task.cancel()
@@ -214,23 +253,37 @@ class Forwarding:
         attempt = self._attempt(step)
         running[asyncio.get_running_loop().create_task(self._run(attempt, step))] = attempt
 
+    def _drop(self, attempt: Attempt) -> None:
+        """End a good attempt that came second."""
+        attempt.close()
+        self._settle(attempt, Outcome(Kind.CANCELLED))
+
+    def soft_limit_passed(self, attempt: Attempt) -> float | None:
+        """Report that *attempt* is slow; return when to abandon it, None to go on and ask again."""
+        at, events = self.failover.soft_limit_passed(attempt.permit, self._now())
+        self._tell(events)
+        return at
+
     def _settle(self, attempt: Attempt, outcome: Outcome, *, committed: bool = False) -> None:
         if attempt.head is not None and not committed:
             self._failed[attempt.permit.id] = attempt
         if attempt.dropped:
-            self._tell([StreamEventsDropped(self._name(attempt), "malformed", attempt.dropped)])
+            self._observe(StreamEventsDropped(attempt.upstream.facts.name, "malformed", attempt.dropped))
         self._tell(self.failover.settle(attempt.permit, outcome, self._now(), committed=committed))
 
     async def _answer(self, attempt: Attempt) -> None:
         """Commit to *attempt* and carry its answer to the client."""
         now = self._now()
-        target = attempt.permit.target
-        self.upstream, self.model = target.upstream.name, target.model or self.call.model
+        self._name(attempt)
         seconds = now - attempt.sent_at
         self._tell(self.failover.first_content(attempt.permit, seconds, now))
         outcome = Outcome(Kind.CLIENT_GONE)
         try:
-            outcome = await self._send_answer(attempt, seconds)
+            if attempt.complete:
+                self.sink.answer(attempt.status, self._lines(attempt), attempt.body)
+                outcome = OK
+            else:
+                outcome = await self._stream(attempt, seconds)
         except asyncio.CancelledError:
             if self._interrupted:
                 outcome = Outcome(Kind.CANCELLED)
@@ -241,37 +294,37 @@ class Forwarding:
             self._settle(attempt, outcome, committed=True)
             self._conclude(attempt, outcome)
 
-    async def _send_answer(self, attempt: Attempt, seconds: float) -> Outcome:
+    async def _stream(self, attempt: Attempt, seconds: float) -> Outcome:
+        """Send the beginning of a stream, or of a large body, and relay the rest."""
         assert attempt.head is not None
-        self.status = attempt.head.status
-        headers = self._headers(attempt)
-        if attempt.complete:
-            self.sink.answer(self.status, headers, attempt.body)
-            return OK
+        lines = self._lines(attempt)
         if attempt.reader is None:
             assert attempt.connection is not None
             declared = attempt.head.get(b"content-length")
             length = int(declared) if declared is not None else None
-            self.sink.start(self.status, headers, length)
-            return await relay_body(
-                attempt.connection, attempt.body, length, self.sink, attempt.timeouts.stall_s
-            )
+            self.sink.start(attempt.status, lines, length)
+            stall_s = attempt.timeouts.stall_s
+            return await relay_body(attempt.connection, attempt.body, length, self.sink, stall_s)
         self.ttft_s = seconds
-        self._tell([FirstToken(self.facts.request_id, self._name(attempt), attempt.permit.target.label, seconds)])
-        self.sink.start(self.status, headers + STREAM_HEADERS, None)
-        keepalive_s = self.route.policy.keepalive_s
-        return await StreamRelay(attempt, self.sink, keepalive_s, self._forwarder.wire.clock).run()
+        name, label = attempt.upstream.facts.name, attempt.permit.target.label
+        self._observe(FirstToken(self.facts.request_id, name, label, seconds))
+        self.sink.start(attempt.status, lines + STREAM_LINES, None)
+        return await StreamRelay(attempt, self.sink, self.route.policy.keepalive_s, self._now).run()
 
     def _conclude(self, attempt: Attempt, outcome: Outcome) -> None:
         """Write the ending that a broken answer needs, and note how the request ended."""
         if outcome.kind is Kind.OK:
-            self.outcome = RequestOutcome.OK_FAILOVER if self.failover.saved else RequestOutcome.OK
-        elif outcome.kind in (Kind.INTERRUPTED, Kind.STALLED):
+            saved = self.failover.saved
+            self.outcome = RequestOutcome.OK_FAILOVER if saved else RequestOutcome.OK
+        elif outcome.kind in BROKE_OFF:
             self.outcome = RequestOutcome.INTERRUPTED
-            self._tell([StreamInterrupted(self.facts.request_id, self._name(attempt), outcome.kind)])
+            if outcome.kind is not Kind.CANCELLED:
+                self._observe(StreamInterrupted(self.facts.request_id, self.upstream, outcome.kind))
             if attempt.reader is not None:
-                message = f"The answer broke off: upstream '{self.upstream}' failed in mid-stream."
-                self.sink.write(stream_error_event(self.facts.operation, "stream_interrupted", message))
+                code, message = "stream_interrupted", f"Upstream '{self.upstream}' failed in mid-answer."
+                if self._interrupted:
+                    code, message = "shutting_down", SHUTTING_DOWN
+                self.sink.write(stream_error_event(self.facts.operation, code, message))
             self.sink.abort()
         elif outcome.kind is Kind.CLIENT_GONE:
             self.sink.abort()
@@ -279,96 +332,58 @@ class Forwarding:
     def _give_up(self, step: GiveUp) -> None:
         """Tell the client why there is no answer, or relay the upstream's own refusal."""
         relayed = self._failed.get(step.relay_permit) if step.relay_permit is not None else None
-        if relayed is not None and relayed.head is not None:
-            target = relayed.permit.target
-            self.upstream, self.model = target.upstream.name, target.model or self.call.model
-            self.status = relayed.head.status
+        if relayed is not None:
+            self._name(relayed)
             self.outcome = RequestOutcome.CLIENT_ERROR
-            self.sink.answer(self.status, self._headers(relayed), relayed.body)
+            self.sink.answer(relayed.status, self._lines(relayed), relayed.body)
             return
-        self._end_with_error(step.status, step.code, step.message, _outcome_of(step), step)
+        rejected = step.status in (400, 403)
+        outcome = RequestOutcome.REJECTED if rejected else RequestOutcome.UPSTREAM_ERROR
+        self._end_with_error(step.status, step.code, step.message, outcome, _advice(step))
 
     def _end_with_error(
-        self, status: int, code: str, message: str, outcome: RequestOutcome, step: GiveUp | None = None
+        self, status: int, code: str, message: str, outcome: RequestOutcome, advice: bytes = b""
     ) -> None:
-        self.outcome = outcome
         if self.sink.started:
-            self.sink.write(stream_error_event(self.facts.operation, code, message))
-            self.sink.abort()
-            return
-        self.status = status
-        headers = JSON_TYPE + self._own_headers()
-        if step is not None and step.retry_after_s is not None:
-            headers.append((b"retry-after", b"%d" % max(1, round(step.retry_after_s))))
-        if step is not None and step.should_retry is not None:
-            headers.append((b"x-should-retry", b"true" if step.should_retry else b"false"))
-        body = error_body(status, code, message, attempts=[(a.upstream, a.outcome, a.seconds) for a in self.failover.attempts])
-        self.sink.answer(status, headers, body)
+            return  # `_conclude` has said so already
+        self.outcome = outcome
+        attempts = self.failover.attempts
+        body = error_body(
+            status, code, message, attempts=[(a.upstream, a.outcome, a.seconds) for a in attempts]
+        )
+        self.sink.answer(status, JSON_TYPE + self._own_lines() + advice, body)
 
-    def _own_headers(self) -> Headers:
-        return [
-            (b"x-request-id", self.facts.request_id.encode()),
-            (b"x-sidestep-attempts", b"%d" % len(self.failover.attempts)),
-            (b"x-sidestep-path", self.failover.path().encode("utf-8", "replace")),
-        ]
+    def _own_lines(self) -> bytes:
+        attempts = self.failover.attempts
+        path = ", ".join([f"{attempt.upstream}={attempt.outcome}" for attempt in attempts])
+        return b"x-request-id: %b\r\nx-sidestep-attempts: %d\r\nx-sidestep-path: %b\r\n" % (
+            self.facts.request_id.encode(),
+            len(attempts),
+            header_text(path),
+        )
 
-    def _headers(self, attempt: Attempt) -> Headers:
+    def _lines(self, attempt: Attempt) -> bytes:
         assert attempt.head is not None
-        headers = to_client(attempt.head.headers)
-        headers += self._own_headers()
-        headers.append((b"x-sidestep-upstream", self.upstream.encode()))
-        headers.append((b"x-sidestep-model", self.model.encode()))
-        upstream_id = attempt.head.get(b"x-request-id") or attempt.head.get(b"request-id")
-        if upstream_id is not None:
-            headers.append((b"x-sidestep-upstream-request-id", upstream_id))
-        self._note_rate_limits(attempt)
-        return headers
+        headers = attempt.head.headers
+        for event in rate_limits(headers, self.upstream):
+            self._observe(event)
+        return b"%b%b%b" % (to_client(headers), self._own_lines(), who_answered(self.upstream, self.model))
 
-    def _note_rate_limits(self, attempt: Attempt) -> None:
-        assert attempt.head is not None
-        for resource in ("requests", "tokens"):
-            value = attempt.head.get(b"x-ratelimit-remaining-" + resource.encode())
-            if value is not None and value.isdigit():
-                self._tell([RateLimitSeen(self._name(attempt), resource, float(value))])
+    def _name(self, attempt: Attempt) -> None:
+        target = attempt.permit.target
+        self.upstream, self.model = target.upstream.name, target.model or self.call.model
 
     def _note_usage(self, attempt: Attempt) -> None:
         self.usage = attempt.reader.usage if attempt.reader is not None else attempt.usage
         if self.usage is not None:
-            self._tell([TokensUsed(self._name(attempt), attempt.permit.target.label, *self.usage)])
-
-    @staticmethod
-    def _name(attempt: Attempt) -> str:
-        return attempt.permit.target.upstream.name
+            self._observe(TokensUsed(self.upstream, attempt.permit.target.label, *self.usage))
 
 
-class _SoftLimit:
-    """The timer of one attempt's soft limit: evidence of slowness, and evacuation if its target opened."""
-
-    __slots__ = ("_attempt", "_forwarding", "_handle", "_loop")
-
-    def __init__(self, forwarding: Forwarding, attempt: Attempt, loop: asyncio.AbstractEventLoop) -> None:
-        self._forwarding = forwarding
-        self._attempt = attempt
-        self._loop = loop
-        self._handle = loop.call_later(attempt.timeouts.soft_s, self._passed)
-
-    def cancel(self) -> None:
-        """Stop the timer."""
-        self._handle.cancel()
-
-    def _passed(self) -> None:
-        forwarding = self._forwarding
-        now = forwarding._now()  # noqa: SLF001 # one thing in two classes
-        at, events = forwarding.failover.soft_limit_passed(self._attempt.permit, now)
-        forwarding._tell(events)  # noqa: SLF001
-        if at is None:
-            self._handle = self._loop.call_later(SOFT_LIMIT_RECHECK_S, self._passed)
-        else:
-            self._handle = self._loop.call_later(max(0.0, at - now), self._evacuate)
-
-    def _evacuate(self) -> None:
-        self._attempt.force(Outcome(Kind.NO_ANSWER, code="evacuated"))
-
-
-def _outcome_of(step: GiveUp) -> RequestOutcome:
-    return RequestOutcome.REJECTED if step.status in (400, 403) else RequestOutcome.UPSTREAM_ERROR
+def _advice(step: GiveUp) -> bytes:
+    """Return the header lines that tell an SDK whether and when to ask again."""
+    lines = b""
+    if step.retry_after_s is not None:
+        lines += b"retry-after: %d\r\n" % max(1, round(step.retry_after_s))
+    if step.should_retry is not None:
+        lines += b"x-should-retry: %b\r\n" % (b"true" if step.should_retry else b"false")
+    return lines

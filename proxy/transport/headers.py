@@ -1,9 +1,16 @@
-"""Which headers pass, both ways: allow-lists only (field rule: build, never copy)."""
+"""Which headers pass, both ways: allow-lists only. Headers are built, never copied.
+
+Both ways they are rendered lines ("name: value\\r\\n"), ready for the wire: joining bytes once is far
+cheaper than carrying pairs through the layers.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
+
+from proxy.core.events import RateLimitSeen
 
 # Passed on from any client. Credentials, cookies, forwarding and hop-by-hop headers never are; what
 # identifies an OpenAI account (`openai-organization`, `openai-project`) only goes with the client's
@@ -18,41 +25,70 @@ FROM_CLIENT = (
 )
 WITH_CLIENT_KEY = ("authorization", "api-key", "openai-organization", "openai-project")
 
-# Never accepted in `headers_from_client`: a configuration mistake must not leak a credential.
-NEVER_FROM_CLIENT = frozenset(
-    {
-        "authorization", "api-key", "x-api-key", "cookie", "host", "connection", "content-length",
-        "transfer-encoding", "te", "trailer", "upgrade", "expect", "keep-alive", "proxy-authorization",
-        "proxy-connection", "forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto",
-        "accept-encoding", "content-encoding", "x-sidestep-hop",
-    }
-)  # fmt: skip
-
 _FROM_UPSTREAM = frozenset(
     {b"content-type", b"retry-after", b"retry-after-ms", b"content-disposition", b"content-language", b"date"}
 )
 _FROM_UPSTREAM_PREFIXES = (b"openai-", b"x-ratelimit-")
-_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
-_UNSAFE_VALUE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+_REQUEST_IDS = frozenset({b"x-request-id", b"request-id"})
+_REMAINING = {
+    b"x-ratelimit-remaining-requests": "requests",
+    b"x-ratelimit-remaining-tokens": "tokens",
+}
+_CONTROLS = bytes(set(range(32)) - {9}) + b"\x7f"
+_UNSAFE_TEXT = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 def from_client(headers: Mapping[str, str], names: Iterable[str]) -> bytes:
-    """Return the header lines of *names* that the client sent, ready for the wire."""
-    lines = []
-    for name in names:
-        value = headers.get(name)
-        if value is not None and not _UNSAFE_VALUE.search(value):
-            lines.append(f"{name}: {value}\r\n".encode("utf-8", "surrogateescape"))
-    return b"".join(lines)
+    """Return the lines of *names* that the client sent; *headers* has lower-case names."""
+    lines = [f"{name}: {headers[name]}\r\n" for name in names if name in headers]
+    text = "".join(lines)
+    if len(_UNSAFE_TEXT.findall(text)) != 2 * len(lines):
+        text = "".join(line for line in lines if len(_UNSAFE_TEXT.findall(line)) == 2)
+    return text.encode("utf-8", "surrogateescape")
 
 
-def to_client(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    """Return the upstream's headers that describe its answer and may reach the client.
+def to_client(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """Return the lines of the upstream's headers that describe its answer and may reach the client.
 
-    Values with control characters are left out: upstream parsers are lenient, ours must not be.
+    Its request id passes under another name. Values with control characters are left out: parsers of
+    answers are lenient, ours must not be.
     """
-    return [
-        (name, value)
-        for name, value in headers
-        if (name in _FROM_UPSTREAM or name.startswith(_FROM_UPSTREAM_PREFIXES)) and not _CONTROL.search(value)
-    ]
+    lines = []
+    for name, value in headers:
+        if name in _FROM_UPSTREAM or name.startswith(_FROM_UPSTREAM_PREFIXES):
+            lines.append(b"%b: %b\r\n" % (name, value))
+        elif name in _REQUEST_IDS:
+            lines.append(b"x-sidestep-upstream-request-id: %b\r\n" % value)
+    block = b"".join(lines)
+    if not _is_clean(block, len(lines)):
+        block = b"".join(line for line in lines if _is_clean(line, 1))
+    return block
+
+
+def rate_limits(headers: Iterable[tuple[bytes, bytes]], upstream: str) -> list[RateLimitSeen]:
+    """Return what the upstream says is left of its limits."""
+    seen = []
+    for name, value in headers:
+        if name in _REMAINING and value.isdigit():
+            seen.append(RateLimitSeen(upstream, _REMAINING[name], float(value)))
+    return seen
+
+
+@lru_cache(maxsize=1024)
+def who_answered(upstream: str, model: str) -> bytes:
+    """Return the lines that say who answers."""
+    return b"x-sidestep-upstream: %b\r\nx-sidestep-model: %b\r\n" % (
+        header_text(upstream),
+        header_text(model),
+    )
+
+
+def header_text(text: str) -> bytes:
+    """Return *text* as a header's value: a client's word for a model must not end a line."""
+    shown = text if text.isascii() and text.isprintable() else text.encode("unicode_escape").decode()
+    return shown.encode()
+
+
+def _is_clean(block: bytes, lines: int) -> bool:
+    """Tell whether a block of *lines* lines has no control characters but those that end them."""
+    return len(block) - len(block.translate(None, _CONTROLS)) == 2 * lines

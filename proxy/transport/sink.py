@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Protocol
 
-Headers = list[tuple[bytes, bytes]]
-
 
 class ClientGoneError(Exception):
     """The client has left, or has read nothing for too long."""
@@ -20,19 +18,24 @@ class Sink(Protocol):
         ...
 
     @property
+    def gone(self) -> bool:
+        """Tell whether the client has left."""
+        ...
+
+    @property
     def congested(self) -> bool:
         """Tell whether more waits for the client than the write buffer should hold."""
         ...
 
-    def start(self, status: int, headers: Headers, length: int | None) -> None:
-        """Send the head; `length` is the body's size, or None for a stream of unknown size."""
+    def start(self, status: int, lines: bytes, length: int | None) -> None:
+        """Send the head; *lines* are header lines, *length* the body's size, None if it is unknown."""
         ...
 
     def write(self, data: bytes) -> None:
         """Send a piece of the body."""
         ...
 
-    def answer(self, status: int, headers: Headers, body: bytes) -> None:
+    def answer(self, status: int, lines: bytes, body: bytes) -> None:
         """Send head and body in one write, and finish."""
         ...
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from proxy.core.failover import Timeouts
 from proxy.core.outcome import OK, Kind, Outcome
 from proxy.core.permit import Permit
+from proxy.core.steps import Timeouts
 from proxy.core.target import UpstreamFacts
 from proxy.dialects.answers import read_answer_body
 from proxy.dialects.errors import classify
@@ -24,8 +24,8 @@ from proxy.dialects.streams import Sight, StreamReader
 from proxy.transport.connection.dial import Origin
 from proxy.transport.connection.http1 import (
     BadAnswer,
-    Connection,
     ConnectError,
+    Connection,
     ConnectionLost,
     ReadTimeout,
     ResponseHead,
@@ -118,6 +118,11 @@ class Attempt:
         self.sent_at = 0.0
         self._wire = wire
         self._forced: Outcome | None = None
+
+    @property
+    def status(self) -> int:
+        """Return the upstream's status, 0 before there is one."""
+        return self.head.status if self.head is not None else 0
 
     async def run(self, call: Call, request: tuple[bytes, bytes], *, fresh: bool) -> Outcome:
         """Make the attempt; return how it ended. An `OK` attempt is not closed yet."""

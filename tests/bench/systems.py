@@ -128,7 +128,11 @@ def _running(
             preexec_fn=lambda: os.sched_setaffinity(0, {SYSTEM_CORE}),
         )  # fmt: skip
     try:
-        _wait(process, port, path)
+        try:
+            _wait(process, port, path)
+        except RuntimeError as error:
+            error.add_note((directory / "stdout.log").read_text(errors="replace")[-2000:])
+            raise
         yield process, time.perf_counter() - begin
     finally:
         process.send_signal(signal.SIGTERM)

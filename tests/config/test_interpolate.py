@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.config.interpolate import InterpolationError, interpolate
+from proxy.config.shield import hide_variables, show_variables
 
 ENV = {"NAME": "value", "EMPTY": "", "TRICKY": "${NAME} $$ : [x]"}
 
@@ -68,3 +69,30 @@ def test_any_text_gives_a_text_or_a_message(text: str) -> None:
 @given(st.text())
 def test_a_text_whose_dollars_are_doubled_stays_itself(text: str) -> None:
     assert interpolate(text.replace("$", "$$"), {}) == text
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "${NAME}",
+        "{a: ${NAME}, b: [${NAME:-x}, ${NAME:?no: name # here}]}",
+        "[${NAME:-{a, b}}, '${NAME:-]}']",
+        "${NAME:-${OTHER:-x}} ${NAME",
+        "$${NAME}",
+    ],
+)
+def test_variables_are_hidden_from_yaml_and_shown_again(written: str) -> None:
+    hidden = hide_variables(written)
+    assert len(hidden) == len(written)
+    assert "{NAME}" not in hidden
+    assert show_variables(hidden) == written
+
+
+@given(st.text(alphabet="${}[],:#?a \n\uf8a0"))
+def test_hiding_keeps_every_position(text: str) -> None:
+    hidden = hide_variables(text)
+    assert len(hidden) == len(text)
+    if "\uf8a0" not in text:
+        assert show_variables(hidden) == text
+    else:
+        assert hidden == text

@@ -263,7 +263,8 @@ def test_what_is_legal_but_odd_is_warned_of(text: str, expected: str) -> None:
     assert [str(warning).removeprefix("sidestep.yaml:") for warning in loaded.warnings] == [expected]
 
 
-CANARY = "sk-Canary0123456789abcdef"
+CANARY = "sk-Canary0123456789abcdef"  # written into the file: known by its shape
+VALUE = "canary-value"  # of a variable: never shown, whatever its shape
 PLACES = [
     "server.listen",
     "server.max_body",
@@ -301,7 +302,8 @@ PLACES = [
 def test_a_key_that_strayed_into_another_place_is_not_shown(place: str, written: str) -> None:
     *outer, last = place.split(".")
     lines = [f"{'  ' * depth}{key}:" for depth, key in enumerate(outer)]
-    loaded = load_text("\n".join([*lines, f"{'  ' * len(outer)}{last}: {written}", ""]), {"LEAK": CANARY})
+    loaded = load_text("\n".join([*lines, f"{'  ' * len(outer)}{last}: {written}", ""]), {"LEAK": VALUE})
     said = [str(problem) for problem in (*loaded.problems, *loaded.warnings)]
     assert said
     assert CANARY not in str(said)
+    assert VALUE not in str(said)

@@ -127,6 +127,16 @@ def test_a_stream_that_completes_ends_a_run_of_interruptions() -> None:
             run.completed()
 
 
+def test_requests_that_a_success_has_excused_are_not_among_the_three() -> None:
+    run = Consecutive(limit=3, needed=3)
+    run.failure(1.0, "broke", began=0.0)
+    run.failure(2.0, "failed", began=None)
+    run.success()
+    assert run.failure(3.0, "again", began=None) is None
+    assert run.failure(4.0, "again", began=None) is None, "three failures of two requests"
+    assert run.failure(5.0, "third", began=None) is not None
+
+
 def test_interruptions_and_failures_make_one_run() -> None:
     """Nothing has come through whole: neither a failure nor a break ends what the other began."""
     run = Consecutive(limit=3, needed=3)
@@ -295,8 +305,9 @@ def test_the_adaptive_score_needs_three_different_requests() -> None:
     traffic = Traffic(ALONE)
     traffic.succeed(600, every_s=1.0)
     assert traffic.fail(500, request="poison", every_s=0.3) is None
-    traffic.succeed(60, every_s=0.3)
-    assert traffic.fail(1, every_s=0.3) is None, "what one request has done is not held against the next"
+    traffic.succeed(80, every_s=0.3)
+    assert traffic.detectors.figures()["score"] == 0.0, "nothing has piled up above the threshold"
+    assert traffic.fail(1, every_s=0.3) is None
 
 
 def test_without_adaptive_only_the_plain_rules_find_anything() -> None:
@@ -428,6 +439,14 @@ def test_a_slow_attempt_that_does_well_in_the_end_gives_half_back() -> None:
     adaptive.success(1_002.0)
     adaptive.redeem(1_002.0)
     assert adaptive.slow_score() == pytest.approx(log(10) / 2, rel=0.01)
+
+
+def test_what_is_given_back_is_no_credit_for_later() -> None:
+    adaptive = Adaptive()
+    adaptive.success(1_000.0)
+    adaptive.redeem(1_000.0)
+    adaptive.slow(1_001.0)
+    assert adaptive.slow_score() == pytest.approx(log(10))
 
 
 def test_another_policy_keeps_what_was_learnt() -> None:

@@ -47,7 +47,7 @@ def model_python() -> Path:
     digest = hashlib.sha256(LOCK.read_bytes()).hexdigest()[:12]
     home = cache_dir() / f"model-{sys.version_info[0]}.{sys.version_info[1]}-{digest}"
     home.parent.mkdir(parents=True, exist_ok=True)
-    with open(home.with_suffix(".lock"), "w") as lock:
+    with open(f"{home}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # two test runs may share the cache
         if not (home / "complete").exists():
             _make(home)

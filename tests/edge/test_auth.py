@@ -116,7 +116,7 @@ def test_a_client_over_its_concurrency_is_told_when_to_come_back() -> None:
     first, _ = gate.admit(bearing("sk-app"), 0.0), gate.admit(bearing("sk-app"), 0.0)
     error = refusal(gate, bearing("sk-app"))
     assert isinstance(error, OverLimit)
-    assert (error.status, error.code, error.headers) == (429, "too_many_requests", [(b"retry-after", b"1")])
+    assert (error.status, error.code, error.headers) == (429, "too_many_requests", ((b"retry-after", b"1"),))
     assert gate.admit(bearing("sk-team-caf\u00e9"), 0.0) is TEAM
     gate.release(first)
     assert gate.admit(bearing("sk-app"), 0.0) is not None

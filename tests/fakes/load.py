@@ -28,7 +28,8 @@ class Answer:
 
     `ending`: "complete" is a whole answer; "failed" is an error before any content; "interrupted" is an
     error or a broken connection after content; "truncated" is the lie that must never be told: an answer
-    that ends in the ordinary way without being whole. Times are monotonic seconds.
+    that ends in the ordinary way without being whole. Times are monotonic seconds, names of headers
+    lower-case.
     """
 
     number: int
@@ -100,7 +101,8 @@ class SteadyLoad:
         }
         try:
             async with self._session.post(self._url, json=body, headers=self._headers) as response:
-                answer.status, answer.headers = response.status, dict(response.headers)
+                answer.status = response.status
+                answer.headers = {name.lower(): value for name, value in response.headers.items()}
                 if response.status != 200:
                     answer.detail = (await response.text())[:500]
                 elif answer.stream:

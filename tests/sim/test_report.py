@@ -42,7 +42,7 @@ def story(away_from: float, away_until: float) -> Ledger:
 
 
 def sent(at: float, role: str = "first", *, probe: bool = False) -> Sent:
-    return Sent(at, role, "first", 0, probe)
+    return Sent(at, role, "first", 0, 30.0, probe)
 
 
 def moved(at: float, to_state: str, *, role: str = "first", enforced: bool = True) -> Moved:

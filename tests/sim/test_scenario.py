@@ -51,7 +51,7 @@ def test_every_shipped_scenario_loads_and_names_the_real_outage(path: Path) -> N
     assert 10 < len(scenario.about) < 120
     assert path.read_text().startswith("# ")
     start, end = scenario.trouble
-    assert 60 <= start < end < scenario.duration
+    assert 30 <= start < end < scenario.duration
 
 
 def test_a_whole_scenario_is_read_with_its_units() -> None:

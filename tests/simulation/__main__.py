@@ -58,7 +58,7 @@ def _row(name: str, played: list[Measured]) -> tuple[str, ...]:
         f"{median(side.first_token_p99_s for side in felt):.1f} s",
         _seconds(median(each.turning.shift_s or 1e9 for each in played)),
         _seconds(median_return(played)),
-        _seconds(max(each.turning.return_s if each.turning.return_s is not None else 1e9 for each in played)),
+        _seconds(max(each.return_s for each in played)),
         f"{max(each.turning.probes_per_open for each in played):.2f}",
         f"{sum(bool(each.misses()) for each in played)}",
     )

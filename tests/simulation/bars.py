@@ -6,7 +6,7 @@ its reason. `measure` plays one scenario once and keeps the figures, not the rec
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -18,12 +18,14 @@ from proxy.sim.ledger import Ending, Ledger
 from proxy.sim.player import Setup, Sidecar, play
 from proxy.sim.report import PREFERRED, Felt, Turning, felt, turning
 from proxy.sim.scenario import Scenario, load_scenario
+from proxy.sim.scripted import NEVER
 from proxy.sim.world import World
 
 SHIPPED = Path(__file__).parents[2] / "config" / "scenarios"
 SCENARIOS = tuple(sorted(path.stem for path in SHIPPED.glob("*.yaml")))
 
 LEASE_S = 30.0
+CONNECT_S = 5.0
 OPEN_MAX_S = 30.0
 RECOVERY_S = 15.0
 RETURN_MEDIAN_S = 30.0
@@ -39,14 +41,21 @@ class Excuse:
     may_fail: bool = False
     may_refuse: bool = False
     may_interrupt: bool = False
-    may_return_late: bool = False
+    return_limit_s: float = RETURN_LIMIT_S
+    herd_load: float = HERD_LOAD
 
 
 EXCUSES = {
     "everything_down": Excuse("nobody could have answered", may_fail=True),
     "400_lies": Excuse("a 400 goes to the client as it is: CONTRACT.md section 6", may_refuse=True),
-    "auth_lies": Excuse("a refused key rests for 5 to 15 minutes", may_return_late=True),
-    "quota_spent": Excuse("a spent quota rests for 5 to 15 minutes", may_return_late=True),
+    "auth_lies": Excuse("a refused key rests for 5 minutes at first", return_limit_s=300 + RECOVERY_S + 5),
+    "quota_spent": Excuse("a spent quota rests for 5 minutes at first", return_limit_s=300 + RECOVERY_S + 5),
+    "429_lies": Excuse("429s without a hint rest for up to 60 s", return_limit_s=60 + RECOVERY_S + 5),
+    "recovery_herd_weak": Excuse(
+        "a sixth of its capacity, which takes four minutes to grow, is used up by one probe from each of 300",
+        return_limit_s=240 + RETURN_LIMIT_S,
+        herd_load=2.5,
+    ),
     "hard_outage": Excuse("what had begun when the machine died can't be saved", may_interrupt=True),
     "midstream_cuts": Excuse("what has begun can't be saved", may_interrupt=True),
 }
@@ -95,8 +104,10 @@ class Measured:
     felt: Felt
     turning: Turning
     shut_s: float
+    lease_s: float
+    relapsed_s: float
+    returns_s: tuple[float, ...]
     herd_load: float
-    moves: tuple[str, ...]
 
     @property
     def excuse(self) -> Excuse:
@@ -106,6 +117,14 @@ class Measured:
     def most_attempts(self) -> float:
         """Return the bar on attempts per request: it depends on the traffic of one proxy."""
         return 1.3 if self.scenario.traffic.rate >= 5 else 1.6
+
+    @property
+    def return_s(self) -> float:
+        """Return the seconds until the preferred target has its traffic again, endless if never.
+
+        A provider that errs twice in the few requests of a recovery is ill again: time counts from there.
+        """
+        return NEVER if self.turning.return_s is None else self.turning.return_s - self.relapsed_s
 
     def misses(self) -> list[str]:
         """Return the bars that this play misses, in words."""
@@ -122,11 +141,11 @@ class Measured:
             found.append(f"{endings[Ending.REFUSED]} refused")
         if endings[Ending.INTERRUPTED] and not excuse.may_interrupt:
             found.append(f"{endings[Ending.INTERRUPTED]} interrupted")
-        if self.shut_s > LEASE_S + OPEN_MAX_S:
-            found.append(f"not probeable for {self.shut_s:.0f} s")
-        if not excuse.may_return_late and (self.turning.return_s or 1e9) > RETURN_LIMIT_S:
-            found.append(f"back after {self.turning.return_s} s")
-        if self.herd_load > HERD_LOAD:
+        if self.shut_s > self.lease_s + OPEN_MAX_S:
+            found.append(f"not probeable for {self.shut_s:.0f} s with a lease of {self.lease_s:.0f} s")
+        if self.return_s > excuse.return_limit_s:
+            found.append(f"back after {self.return_s:.1f} s")
+        if self.herd_load > excuse.herd_load:
             found.append(f"{self.herd_load:.2f} x capacity on return")
         return found
 
@@ -143,14 +162,44 @@ def measure(name: str, seed: int) -> Measured:
         felt=felt(scenario, ledger),
         turning=turning(scenario, ledger),
         shut_s=shut.longest_s,
+        lease_s=max([LEASE_S] + [CONNECT_S + sent.limit_s for sent in ledger.sent if sent.probe]),
+        relapsed_s=_relapsed_s(scenario, ledger),
+        returns_s=tuple(_returns(scenario, ledger)),
         herd_load=load_on_return(scenario, ledger),
-        moves=tuple(f"{m.move.at:.1f} {m.role} {m.move.to_state} {m.move.reason}" for m in ledger.moves[:50]),
     )
 
 
 def median_return(measured: Iterable[Measured]) -> float:
-    """Return the median seconds to the return, taking "not within the scenario" for endless."""
-    return median(each.turning.return_s if each.turning.return_s is not None else 1e9 for each in measured)
+    """Return the median seconds to the return, over all plays and, in a herd, over all its proxies."""
+    return median(seconds for each in measured for seconds in each.returns_s or (each.return_s,))
+
+
+def _returns(scenario: Scenario, ledger: Ledger) -> Iterator[float]:
+    """Yield for each proxy of a herd when its breakers for the preferred provider were closed for good."""
+    if scenario.traffic.sidecars == 1:
+        return
+    _, end = scenario.trouble
+    last = {moved.sidecar: moved.move for moved in ledger.moves if moved.role == PREFERRED}
+    for number in range(scenario.traffic.sidecars):
+        move = last.get(number)
+        if move is not None and move.to_state != "closed":
+            yield NEVER
+        else:
+            yield max(0.0, move.at - end) if move is not None else 0.0
+
+
+def _relapsed_s(scenario: Scenario, ledger: Ledger) -> float:
+    """Return how long after the outage the preferred provider's own errors ended a recovery; 0 if never."""
+    _, end = scenario.trouble
+    relapses = [
+        moved.move.at
+        for moved in ledger.moves
+        if moved.role == PREFERRED and moved.move.reason == "relapsed" and moved.move.at > end
+    ]
+    honest = [
+        at for at in relapses if sum(at - RECOVERY_S <= stumble <= at for stumble in ledger.stumbles) >= 2
+    ]
+    return honest[-1] - end if honest and scenario.traffic.sidecars == 1 else 0.0
 
 
 def load_on_return(scenario: Scenario, ledger: Ledger) -> float:

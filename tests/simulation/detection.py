@@ -14,7 +14,6 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
-from statistics import quantiles
 from typing import Protocol
 
 from proxy.core.breaker import Breaker, State
@@ -24,7 +23,9 @@ from proxy.core.target import BreakerPolicy
 HEALTHY = 0.01
 PATIENCE_S = 900.0
 DAY_S = 86_400.0
+RATES = (0.1, 1.0, 10.0, 50.0)
 FAILED = Outcome(Kind.SERVER_ERROR, status=500)
+DEFAULTS = BreakerPolicy()
 
 
 class Rule(Protocol):
@@ -35,9 +36,9 @@ class Rule(Protocol):
 
 
 class Ours:
-    """The breaker with its defaults, and a healthy target beside it."""
+    """The breaker, with a healthy target beside it: one failure among its last hundred results."""
 
-    def __init__(self, policy: BreakerPolicy = BreakerPolicy(), alternative: float | None = 0.012) -> None:
+    def __init__(self, policy: BreakerPolicy = DEFAULTS, alternative: float | None = 1.4 / 120) -> None:
         self.breaker = Breaker(policy)
         self._alternative = lambda: alternative
         self._rng = random.Random(0)
@@ -172,35 +173,20 @@ class Detection:
 
 def detect(make: Callable[[], Rule], rate: float, share: float, *, trials: int, seed: int) -> Detection:
     """Let *share* of the requests fail after a healthy time, again and again with new chance."""
-    waits = sorted(
-        _one_outage(make(), rate, share, random.Random(f"{seed} {trial}")) for trial in range(trials)
-    )
-    cuts = quantiles(waits, n=10, method="inclusive") if math.isfinite(waits[-1]) else None
+    chances = (random.Random(f"{seed} {rate} {share} {trial}") for trial in range(trials))
+    waits = sorted(_one_outage(make(), rate, share, rng) for rng in chances)
     return Detection(
-        median_s=waits[trials // 2] if cuts is None else cuts[4],
-        p90_s=waits[trials * 9 // 10] if cuts is None else cuts[8],
+        median_s=(waits[(trials - 1) // 2] + waits[trials // 2]) / 2,
+        p90_s=waits[trials * 9 // 10],
         missed=sum(math.isinf(wait) for wait in waits) / trials,
     )
-
-
-def _one_outage(rule: Rule, rate: float, share: float, rng: random.Random) -> float:
-    onset = max(120.0, 150 / rate) + rng.random() * 60  # long enough to fill every window, at any phase
-    now = 0.0
-    while now < onset + PATIENCE_S:
-        now += rng.expovariate(rate)
-        if now < onset:
-            if rule.observe(rng.random() < HEALTHY, now):
-                return _one_outage(rule, rate, share, rng)
-        elif rule.observe(rng.random() < share, now):
-            return now - onset
-    return math.inf
 
 
 def false_trips(
     make: Callable[[], Rule], rate: float, days: float, *, seed: int, errors: float = HEALTHY
 ) -> int:
     """Return how often a rule trips on a healthy upstream in so many days; it begins anew after each."""
-    rng = random.Random(seed)
+    rng = random.Random(f"{seed} {rate}")
     uniform, log = rng.random, math.log
     rule, trips, now, end = make(), 0, 0.0, days * DAY_S
     while now < end:
@@ -209,3 +195,18 @@ def false_trips(
             trips += 1
             rule = make()
     return trips
+
+
+def _one_outage(rule: Rule, rate: float, share: float, rng: random.Random) -> float:
+    """Return the seconds until the trip. A rule that tripped before the outage was not there to see it."""
+    onset = max(120.0, 150 / rate) + rng.random() * 60  # fills every window, and ends at any phase of it
+    now = rng.expovariate(rate)
+    while now < onset:
+        if rule.observe(rng.random() < HEALTHY, now):
+            return math.inf
+        now += rng.expovariate(rate)
+    while now < onset + PATIENCE_S:
+        if rule.observe(rng.random() < share, now):
+            return now - onset
+        now += rng.expovariate(rate)
+    return math.inf

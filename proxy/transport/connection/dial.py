@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import ssl
+import sys
 from base64 import b64encode
 from dataclasses import dataclass, field
 from urllib.parse import unquote, urlsplit
@@ -54,17 +56,15 @@ class Dialer:
 
         Raises: ConnectError. Leaves no socket behind then, nor when it is cancelled.
         """
+        context = self.trust(origin.ca_file) if origin.scheme == "https" else None
         try:
             async with asyncio.timeout(connect_s):
-                return await self._open(origin)
+                return await self._open(origin, context)
         except (OSError, RuntimeError, ValueError) as error:  # uvloop raises RuntimeError for some OSErrors
             raise ConnectError(_reason(error), str(error)) from error
 
-    async def _open(self, origin: Origin) -> Connection:
-        context = self._context(origin.ca_file) if origin.scheme == "https" else None
-        origin.host.encode(
-            "idna"
-        )  # raises for what is no name: inside the handshake, uvloop leaks the socket
+    async def _open(self, origin: Origin, context: ssl.SSLContext | None) -> Connection:
+        origin.host.encode("idna")  # what is no name fails here: in the handshake uvloop leaks the socket
         sock = await self._reach(origin)
         if context is None:
             return await _adopt(sock)
@@ -93,14 +93,18 @@ class Dialer:
 
     async def _connect(self, host: str, port: int) -> socket.socket:
         addresses = await self._resolver.resolve(host, port)
-        sock = await start_connection(addresses, happy_eyeballs_delay=EYEBALLS_S)
+        loop = None if sys.platform == "win32" else _Connector()
+        sock = await start_connection(addresses, happy_eyeballs_delay=EYEBALLS_S, loop=loop)  # type: ignore[arg-type]
         for level, name, value in SOCKET_OPTIONS:
             if hasattr(socket, name):  # not every system has every one
                 sock.setsockopt(level, getattr(socket, name), value)
         return sock
 
-    def _context(self, ca_file: str | None) -> ssl.SSLContext:
-        """Return the TLS client context; certificate and host name are always verified."""
+    def trust(self, ca_file: str | None) -> ssl.SSLContext:
+        """Return the TLS client context, which always verifies certificate and host name.
+
+        The first call for a file reads it, for 20 ms and more: make it at start. Raises: ConnectError.
+        """
         context = self._contexts.get(ca_file)
         if context is None:
             try:
@@ -110,6 +114,28 @@ class Dialer:
             context.set_alpn_protocols(["http/1.1"])
             self._contexts[ca_file] = context
         return context
+
+
+class _Connector:
+    """What `start_connection` uses of an event loop.
+
+    uvloop's own `sock_connect` looks up even what is an address, in libuv's two threads for slow work:
+    two names that hang anywhere in the process would stop every connection from opening.
+    """
+
+    async def sock_connect(self, sock: socket.socket, address: tuple[str, int]) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            sock.connect(address)
+        except (BlockingIOError, InterruptedError):
+            done = asyncio.Event()
+            loop.add_writer(sock, done.set)
+            try:
+                await done.wait()
+            finally:
+                loop.remove_writer(sock)
+            if error := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+                raise OSError(error, os.strerror(error)) from None
 
 
 async def _adopt(

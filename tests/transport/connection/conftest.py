@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
+from typing import NoReturn
 
 import pytest
 import uvloop
@@ -15,7 +16,14 @@ from tests.transport.connection.lab import Certificates, Clock
 
 
 def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
-    return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
+    return {"asyncio": asyncio.new_event_loop, "uvloop": UvloopWithoutLookUps}
+
+
+class UvloopWithoutLookUps(uvloop.Loop):
+    """uvloop's `sock_connect` looks up even what is an address, in libuv's two threads for slow work."""
+
+    async def getaddrinfo(self, *_: object, **__: object) -> NoReturn:
+        raise AssertionError("two hanging names elsewhere would stop every connection from opening")
 
 
 @pytest.fixture(autouse=True)

@@ -350,6 +350,8 @@ async def test_reading_pauses_while_nobody_reads() -> None:
     assert not transport.reading
     assert len(await connection.read_some(1)) == READ_HIGH_WATER + 1
     assert transport.reading
+    connection.data_received(b"x" * READ_HIGH_WATER)
+    assert transport.reading
 
 
 async def test_reading_does_not_resume_on_a_closed_transport() -> None:
