@@ -25,7 +25,7 @@ from proxy.edge.limits import Usage
 from proxy.edge.names import Names, names_of
 from proxy.edge.server import Setup
 from proxy.transport.connection.dial import Origin
-from proxy.transport.headers import FROM_CLIENT
+from proxy.transport.headers import FROM_CLIENT, WITH_CLIENT_KEY
 from proxy.transport.upstream import Upstream
 
 USER_AGENT = f"sidestep/{__version__}"
@@ -80,6 +80,11 @@ def _client_key(key: ClientKeySettings) -> ClientKey:
     return ClientKey(key.name, digest_of(key.key.reveal()), allow, key.max_concurrency, key.rpm)
 
 
+def _passed_on(wire: UpstreamWire) -> tuple[str, ...]:
+    own = WITH_CLIENT_KEY if wire.passthrough else ()
+    return tuple(dict.fromkeys((*FROM_CLIENT, *own, *wire.headers_from_client)))
+
+
 def _upstream(wire: UpstreamWire, known: UpstreamFacts) -> Upstream:
     parts = urlsplit(wire.base_url)
     _, host, port = endpoint_of(wire.base_url)
@@ -101,7 +106,7 @@ def _upstream(wire: UpstreamWire, known: UpstreamFacts) -> Upstream:
         query=f"?{parts.query}" if parts.query else "",
         keys=keys,
         fixed=fixed.encode("utf-8"),
-        client_headers=tuple(dict.fromkeys((*FROM_CLIENT, *wire.headers_from_client))),
+        client_headers=_passed_on(wire),
         params=Params(frozenset(wire.drop), wire.rename, wire.set) if changed else None,
         models=wire.models,
     )

@@ -52,7 +52,7 @@ class Blame:
         """Charge a bad or neutral *outcome*; return what the target's own breaker is to hear of it."""
         kind = outcome.kind
         if kind is Kind.CONNECT_FAILED:
-            return NEUTRAL, self._connect_failed(permit, outcome, now)
+            return self._connect_failed(permit, outcome, now)
         if kind not in REACH_UNKNOWN:
             self._network.answered_at = now
         to_endpoint = NEUTRAL if kind in REACH_UNKNOWN else OK
@@ -76,20 +76,25 @@ class Blame:
         """Return an endpoint breaker's moves as events, one for each upstream on that host."""
         return _events(Scope.ENDPOINT, endpoint.upstreams, "", "", moves)
 
-    def _connect_failed(self, permit: Permit, outcome: Outcome, now: float) -> list[Event]:
-        """Charge the host, unless it is our own network that is in doubt."""
+    def _connect_failed(self, permit: Permit, outcome: Outcome, now: float) -> tuple[Outcome, list[Event]]:
+        """Charge the host, unless it is our own network that is in doubt.
+
+        The target hears of it only if this was its probe and not the host's: a free lease would bring
+        one probe after the other to a host that can't be reached.
+        """
         endpoint = permit.cell.upstream.endpoint
         self._network.failed(endpoint.name, now)
-        events = self._side(permit, None, NEUTRAL, now)
+        charged = NEUTRAL if self._network.is_suspect(now) else outcome
         endpoint.doubtful_until = now + DOUBT_S
-        admission = permit.endpoint_admission
-        if admission is None and endpoint.breaker.state is State.CLOSED:
-            admission = endpoint.breaker.admit(now, self._rng)
-        if admission is None or admission.settled:
-            return events
-        to_endpoint = NEUTRAL if self._network.is_suspect(now) else outcome
-        moves = self._record(endpoint.breaker, admission, to_endpoint, permit, now)
-        return events + self.moved_endpoint(endpoint, moves)
+        events = self._side(permit, None, NEUTRAL, now)
+        ticket = permit.endpoint_admission
+        if ticket is None and endpoint.breaker.state is State.CLOSED:
+            ticket = endpoint.breaker.admit(now, self._rng)
+        if ticket is not None and not ticket.settled:
+            moves = self._record(endpoint.breaker, ticket, charged, permit, now)
+            events += self.moved_endpoint(endpoint, moves)
+        is_targets_probe = permit.admission.probe and not (ticket is not None and ticket.probe)
+        return (charged if is_targets_probe else NEUTRAL), events
 
     def _key_refused(self, permit: Permit, kind: Kind, now: float) -> list[Event]:
         credential = permit.key.credential

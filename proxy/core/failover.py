@@ -122,7 +122,9 @@ class Failover:
         Only the next target in line is worth it, and only while nothing is known against it.
         """
         rest = self._course.rest
-        if len(self._running) != 1 or self._account.is_answering or not rest or not self._attempts_left:
+        if not rest or len(self._running) != 1 or self._account.is_answering:
+            return None, []
+        if self._attempts_left < 1 or self._deadline.remaining(now) <= 0.0:
             return None, []
         target, operation = rest[0], self._call.operation
         shift = Shift(self._budget, held=False)
@@ -222,7 +224,8 @@ class Failover:
         course = self._course
         blocked: list[tuple[Target, Availability]] = []
         for index, target in enumerate(rest):
-            permit = self._acquire(target, now, displaced=index > 0 or self._counted > 0)
+            is_normal = target is course.fresh_for or (index == 0 and self._counted == 0)
+            permit = self._acquire(target, now, displaced=not is_normal)
             if permit is not None:
                 del course.rest[index]
                 return self._go(permit, blocked, now, events)

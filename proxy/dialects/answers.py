@@ -48,11 +48,6 @@ class Usage(msgspec.Struct, gc=False):
         )
 
 
-def is_event_stream(content_type: bytes | None) -> bool:
-    """Say whether a 200 may be read as a stream of events; without a type it may."""
-    return content_type is None or content_type.lstrip()[:17].lower() == b"text/event-stream"
-
-
 def read_answer_body(
     operation: str, status: int, content_type: bytes | None, body: bytes, *, streamed: bool = False
 ) -> Answer:
@@ -123,6 +118,10 @@ def _is_filled(value: object) -> bool:
     return bool(value)
 
 
+def _is_filled_list(value: object) -> bool:
+    return isinstance(value, list) and bool(value)
+
+
 def _in_band(body: bytes, status: int) -> Outcome:
     outcome = classify_in_band(decode_tolerantly(body))
     return outcome or Outcome(Kind.IN_BAND_ERROR, status=status, in_band=True)
@@ -137,7 +136,7 @@ def _read_oddity(
     if error is not None:
         return Answer(error)
     keys = _EXPECTED.get(operation, ())
-    if isinstance(document, dict) and (not keys or any(document.get(key) for key in keys)):
+    if isinstance(document, dict) and (not keys or any(_is_filled_list(document.get(key)) for key in keys)):
         return _failed(status, Kind.MALFORMED, "json_for_stream") if streamed else Answer(_ok(status))
     if document is not None:
         return _failed(status, Kind.MALFORMED, "unexpected_json")

@@ -64,22 +64,37 @@ class Choice(msgspec.Struct, gc=False):
     error: Raw | UnsetType = UNSET
 
 
+class XGroq(msgspec.Struct, gc=False):
+    """Groq's own place for errors and usage."""
+
+    error: str | None = None
+    usage: Usage | None = None
+
+
 class Chunk(msgspec.Struct, gc=False):
     """A chunk of a chat or legacy completion."""
 
     choices: list[Choice] | None = None
     usage: Usage | None = None
     error: Raw | UnsetType = UNSET
-    x_groq: Raw | UnsetType = UNSET
+    x_groq: XGroq | None = None
 
     def is_ordinary(self) -> bool:
         """Say whether nothing here can speak of an error."""
-        if self.choices is None or self.error is not UNSET or self.x_groq is not UNSET:
+        if self.choices is None or self.error is not UNSET:
+            return False
+        if self.x_groq is not None and self.x_groq.error is not None:
             return False
         for choice in self.choices:  # a generator would cost a third of the whole look
             if choice.error is not UNSET or choice.finish_reason == "error":
                 return False
         return True
+
+    def used(self) -> Usage | None:
+        """Return the token counts that came with it."""
+        if self.usage is None and self.x_groq is not None:
+            return self.x_groq.usage
+        return self.usage
 
 
 class Opening(msgspec.Struct, gc=False):

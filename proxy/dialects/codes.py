@@ -2,8 +2,8 @@
 
 `CODES` decide by themselves. `AS_STATUS` are codes that only repeat a status: they are asked after
 the words, and matter where there is no status or where they contradict it about rate limits. `WORDS`
-are looked for in messages, each with the statuses under which it may be believed (a client's own
-text can come back inside a 400).
+are looked for in messages, the first that fits decides; each has the statuses under which it may be
+believed, since a client's own text can come back inside a 400.
 """
 
 from __future__ import annotations
@@ -110,13 +110,36 @@ WORDS: tuple[Words, ...] = (
     _words(
         r"\bloading model\b|is currently loading", (0, 503), Kind.OVERLOADED, "loading_model", unready=True
     ),
-    # Anthropic's low credit is a 400, xAI's a 429, OpenRouter's may come inside a 200
     _words(
         r"credit balance is too low|insufficient (?:balance|credits?|funds|quota)|out of credits"
         r"|requires more credits|spend(?:ing)? limit|billing (?:hard )?limit",
-        (0, 400, 402, 403, 429),
+        (0, 402, 403, 429),
         Kind.QUOTA_SPENT,
         "credit_balance_too_low",
+    ),
+    # What closes more than one request may only begin a 400's message: further on it may be an echo
+    _words(r"^your credit balance is too low", (400,), Kind.QUOTA_SPENT, "credit_balance_too_low"),
+    _words(
+        r"^api[ _-]?key (?:not valid|expired|not found)|^(?:incorrect|invalid) api[ _-]?key",
+        (400,),
+        Kind.UNAUTHORIZED,
+        "invalid_api_key",
+    ),
+    _words(
+        r"^model not exist|^invalid model\b|^\S{1,300} is not a valid model"
+        r"|^(?:the provided )?model identifier is invalid|^model \S{1,300} isn't supported on this route"
+        r"|^the model \S{1,300} has been decommissioned",
+        (400,),
+        Kind.MODEL_MISSING,
+        "model_not_found",
+    ),
+    # vLLM reports some of its engine's deaths as the request's fault
+    _words(
+        r"^(?:async)?engine ?(?:core|dead|is dead)|^background loop has errored"
+        r"|^cuda (?:error|out of memory)",
+        (0, 400),
+        Kind.SERVER_ERROR,
+        "engine_dead",
     ),
     # More than a whole minute's tokens: waiting never clears it
     _words(r"request too large", (0, 400, 413, 429), Kind.TOO_LARGE, "request_too_large"),
@@ -138,10 +161,9 @@ WORDS: tuple[Words, ...] = (
         "no_capacity",
     ),
     _words(r"rate limit|too many requests", (0,), Kind.RATE_LIMITED, "rate_limit_exceeded"),
-    # Gemini and xAI answer an invalid key with a 400
     _words(
         r"api[ _-]?key (?:not valid|expired|not found|invalid)|(?:invalid|incorrect|missing) api[ _-]?key",
-        (0, 400, 401, 403),
+        (0, 401, 403),
         Kind.UNAUTHORIZED,
         "invalid_api_key",
     ),
@@ -160,14 +182,6 @@ WORDS: tuple[Words, ...] = (
         Kind.MODEL_MISSING,
         "model_not_found",
     ),
-    # Under a 400 only what can be about nothing else: one odd request must not close a target
-    _words(
-        r"^model not exist|^invalid model\b|not a valid model|model identifier is invalid"
-        r"|isn't supported on this route|model [^\n]{0,100} has been decommissioned",
-        (400,),
-        Kind.MODEL_MISSING,
-        "model_not_found",
-    ),
     # The upstream does not serve this path at all (OpenAI, FastAPI, Kong, llama.cpp's switches)
     _words(
         r"invalid url|unknown (?:url|request url|endpoint)|^not found$|no route matched"
@@ -175,13 +189,6 @@ WORDS: tuple[Words, ...] = (
         (404,),
         Kind.MODEL_MISSING,
         "unknown_path",
-    ),
-    # vLLM reports some of its engine's deaths as the request's fault
-    _words(
-        r"enginecore|engine ?dead|engine is dead|background loop|cuda (?:error|out of memory)",
-        (0, 400),
-        Kind.SERVER_ERROR,
-        "engine_dead",
     ),
     _words(
         r"unauthorized|not authorized|authenticat|access denied|permission|subscription key"

@@ -32,7 +32,7 @@ _NEEDS = {
     "dimensions": "dimensions",
 }
 _FORMATS = {"json_schema": "json_schema", "json_object": "json_object", "grammar": "json_schema"}
-_NOTHING = frozenset({b"null", b"[]", b"{}", b'""', b"false", b"0"})
+_NOTHING = frozenset({b"null", b"[]", b"{}", b'""', b"false"})
 
 # A broken stream is continued elsewhere only if the call uses nothing but these.
 _INPUT_ONLY = frozenset({"streaming", "vision", "video", "files"})

@@ -71,7 +71,8 @@ def read_error(document: object) -> ErrorShape:
     """Read an error out of a JSON document that is known to be one."""
     objects = list(_objects_of(document))
     codes = [code for node in objects for code in _codes_of(node)]
-    words = "\n".join(word for node in objects for word in _words_of(node))[:_MAX_WORDS]
+    # One line each: a message's beginning is worth more than what it may quote further on.
+    words = "\n".join(" ".join(word.split()) for node in objects for word in _words_of(node))[:_MAX_WORDS]
     statuses = (status for node in objects for status in _statuses_of(node))
     waits = (wait for node in objects for wait in _waits_of(node))
     return ErrorShape(

@@ -17,7 +17,16 @@ from msgspec import UNSET, Raw
 
 from proxy.core.outcome import OK, Kind, Outcome
 from proxy.dialects.answers import read_answer_body
-from proxy.dialects.chunks import CHUNK, OPENING, OTHER_EVENT, RESPONSE_EVENT, Chunk, chunk_of, decode_plainly
+from proxy.dialects.chunks import (
+    CHUNK,
+    OPENING,
+    OTHER_EVENT,
+    RESPONSE_EVENT,
+    Choice,
+    Chunk,
+    chunk_of,
+    decode_plainly,
+)
 from proxy.dialects.errors import classify_in_band
 from proxy.dialects.shapes import decode_tolerantly
 from proxy.dialects.sse import fields_of
@@ -99,7 +108,7 @@ class StreamReader:
         if data.startswith(b"[DONE]"):
             self.finished |= bool(self._closed) and self._closed >= self._open
             return Sight.DONE
-        if not _is_utf8(data):
+        if not data.isascii() and not _is_utf8(data):
             return Sight.MALFORMED
         self._events += 1
         return self._see(self, data, name)
@@ -136,28 +145,31 @@ class StreamReader:
         return self._weigh(chunk_of(document), data)
 
     def _weigh(self, chunk: Chunk, data: bytes) -> Sight:
-        if chunk.usage is not None:
-            self.usage = chunk.usage.pair()
+        used = chunk.used()
+        if used is not None:
+            self.usage = used.pair()
         if not chunk.choices:
-            return Sight.PREAMBLE if chunk.usage is None else Sight.USAGE
+            return Sight.PREAMBLE if used is None else Sight.USAGE
         sight = Sight.PREAMBLE
         for choice in chunk.choices:
-            self._open.add(choice.index)
-            delta = choice.delta
-            if choice.index == 0:
-                content = delta.content if delta is not None else choice.text
-                if type(content) is str:
-                    self.text = content
-            if choice.finish_reason:
-                self._closed.add(choice.index)
-                sight = Sight.FINISH
-            elif sight is Sight.PREAMBLE and (choice.text or (delta is not None and delta.speaks())):
-                sight = Sight.CONTENT
+            seen = self._weigh_choice(choice)
+            sight = max(sight, seen)
         if sight is Sight.FINISH:
             self.finished = self._closed >= self._open and len(self._closed) >= self._choices
         if self.id is None:
             self._name(data)
         return sight
+
+    def _weigh_choice(self, choice: Choice) -> Sight:
+        self._open.add(choice.index)
+        delta = choice.delta
+        text = choice.text if delta is None else delta.content
+        if choice.index == 0 and type(text) is str:
+            self.text = text
+        if choice.finish_reason:
+            self._closed.add(choice.index)
+            return Sight.FINISH
+        return Sight.CONTENT if text or (delta is not None and delta.speaks()) else Sight.PREAMBLE
 
     def _see_response(self, data: bytes, name: bytes) -> Sight:
         try:
@@ -227,8 +239,6 @@ class StreamReader:
 
 def _is_utf8(data: bytes) -> bool:
     # SDKs decode whole lines, also the strings that nobody here looks at.
-    if data.isascii():
-        return True
     try:
         data.decode()
     except UnicodeDecodeError:

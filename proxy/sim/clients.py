@@ -57,23 +57,25 @@ Send = Callable[[CallRecord, Callable[[], None], Callable[[Reply], None]], Excha
 
 def arrivals(traffic: Traffic, duration: float, rng: Random) -> Iterator[Call]:
     """Yield every call of every sidecar, in the order of time."""
-    models, model_weights = list(traffic.models), list(traffic.models.values())
-    operations, operation_weights = list(traffic.operations), list(traffic.operations.values())
     now, number = 0.0, 0
     while True:
         now += rng.expovariate(traffic.rate * traffic.sidecars)
         if now >= duration:
             return
-        operation = rng.choices(operations, operation_weights)[0]
+        operation = _pick(traffic.operations, rng)
         yield Call(
             number=number,
             at=now,
             sidecar=rng.randrange(traffic.sidecars),
-            model=rng.choices(models, model_weights)[0],
+            model=_pick(traffic.models, rng),
             operation=operation,
             stream=operation != "embeddings" and rng.random() < traffic.streams,
         )
         number += 1
+
+
+def _pick(weights: dict[str, float], rng: Random) -> str:
+    return next(iter(weights)) if len(weights) == 1 else rng.choices(list(weights), list(weights.values()))[0]
 
 
 class SdkCall:

@@ -53,12 +53,14 @@ class Turning:
     """How the proxies moved away from the preferred provider and back.
 
     `shift_s` runs from the first fault until calls go elsewhere first, `return_s` from the end of the last
-    until they come back; `None`: not within the scenario. `probes_per_open` are live probes of the
+    until they come back, `half_return_s` until half of them do (of many proxies, the median one);
+    `None`: not within the scenario. `probes_per_open` are live probes of the
     preferred provider for each time one of its breakers opened.
     """
 
     shift_s: float | None
     return_s: float | None
+    half_return_s: float | None
     opened: int
     probes: int
 
@@ -107,6 +109,7 @@ def turning(scenario: Scenario, ledger: Ledger) -> Turning:
     return Turning(
         shift_s=_first_moment(scenario, concerned, start, end, most=AWAY_SHARE),
         return_s=_first_moment(scenario, concerned, end, scenario.duration, least=BACK_SHARE),
+        half_return_s=_first_moment(scenario, concerned, end, scenario.duration, least=0.5),
         opened=len(opened),
         probes=sum(sent.probe and sent.role == PREFERRED for sent in ledger.sent),
     )

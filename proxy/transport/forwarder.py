@@ -364,10 +364,9 @@ class Forwarding:
 
     def _lines(self, attempt: Attempt) -> bytes:
         assert attempt.head is not None
-        headers = attempt.head.headers
-        for event in rate_limits(headers, self.upstream):
-            self._observe(event)
-        return b"%b%b%b" % (to_client(headers), self._own_lines(), who_answered(self.upstream, self.model))
+        self._tell(rate_limits(attempt.head, self.upstream))
+        lines = to_client(attempt.head.headers)
+        return b"%b%b%b" % (lines, self._own_lines(), who_answered(self.upstream, self.model))
 
     def _name(self, attempt: Attempt) -> None:
         target = attempt.permit.target

@@ -6,11 +6,11 @@ cheaper than carrying pairs through the layers.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 
 from proxy.core.events import RateLimitSeen
+from proxy.transport.connection.http1 import ResponseHead
 
 # Passed on from any client. Credentials, cookies, forwarding and hop-by-hop headers never are; what
 # identifies an OpenAI account (`openai-organization`, `openai-project`) only goes with the client's
@@ -30,21 +30,19 @@ _FROM_UPSTREAM = frozenset(
 )
 _FROM_UPSTREAM_PREFIXES = (b"openai-", b"x-ratelimit-")
 _REQUEST_IDS = frozenset({b"x-request-id", b"request-id"})
-_REMAINING = {
-    b"x-ratelimit-remaining-requests": "requests",
-    b"x-ratelimit-remaining-tokens": "tokens",
-}
+_REMAINING = (
+    (b"x-ratelimit-remaining-requests", "requests"),
+    (b"x-ratelimit-remaining-tokens", "tokens"),
+)
 _CONTROLS = bytes(set(range(32)) - {9}) + b"\x7f"
-_UNSAFE_TEXT = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 def from_client(headers: Mapping[str, str], names: Iterable[str]) -> bytes:
     """Return the lines of *names* that the client sent; *headers* has lower-case names."""
-    lines = [f"{name}: {headers[name]}\r\n" for name in names if name in headers]
-    text = "".join(lines)
-    if len(_UNSAFE_TEXT.findall(text)) != 2 * len(lines):
-        text = "".join(line for line in lines if len(_UNSAFE_TEXT.findall(line)) == 2)
-    return text.encode("utf-8", "surrogateescape")
+    present = [(name, headers[name]) for name in names if name in headers]
+    if not "".join([value for _, value in present]).isprintable():
+        present = [(name, value) for name, value in present if value.isprintable()]
+    return "".join([f"{name}: {value}\r\n" for name, value in present]).encode()
 
 
 def to_client(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
@@ -65,13 +63,14 @@ def to_client(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
     return block
 
 
-def rate_limits(headers: Iterable[tuple[bytes, bytes]], upstream: str) -> list[RateLimitSeen]:
+def rate_limits(head: ResponseHead, upstream: str) -> list[RateLimitSeen]:
     """Return what the upstream says is left of its limits."""
-    seen = []
-    for name, value in headers:
-        if name in _REMAINING and value.isdigit():
-            seen.append(RateLimitSeen(upstream, _REMAINING[name], float(value)))
-    return seen
+    found = [(resource, head.get(name)) for name, resource in _REMAINING]
+    return [
+        RateLimitSeen(upstream, resource, float(value))
+        for resource, value in found
+        if value and value.isdigit()
+    ]
 
 
 @lru_cache(maxsize=1024)

@@ -15,6 +15,7 @@ from proxy.core.permit import Permit
 from proxy.core.steps import Timeouts
 from proxy.core.target import UpstreamFacts
 from proxy.dialects.answers import read_answer_body
+from proxy.dialects.endpoints import Endpoint
 from proxy.dialects.errors import classify
 from proxy.dialects.openai import Call, body_for
 from proxy.dialects.params import Params, apply_params
@@ -31,7 +32,7 @@ from proxy.transport.connection.http1 import (
     ResponseHead,
 )
 from proxy.transport.connection.pool import ConnectionPool
-from proxy.transport.headers import FROM_CLIENT, WITH_CLIENT_KEY, from_client
+from proxy.transport.headers import FROM_CLIENT, from_client
 
 HELD_BODY = 1024 * 1024  # a larger non-stream answer is committed at this point instead of held whole
 HELD_STREAM = 256 * 1024  # preamble held back at most (`response.created` echoes prompts and tools)
@@ -56,28 +57,34 @@ class Upstream:
     client_headers: tuple[str, ...] = FROM_CLIENT
     params: Params | None = None
     models: Mapping[str, str] = field(default_factory=dict)
+    _beginnings: dict[tuple[str, str], bytes] = field(default_factory=dict, repr=False, compare=False)
 
     def request(
         self, call: Call, permit: Permit, client: Mapping[str, str], hop: bytes
     ) -> tuple[bytes, bytes]:
         """Return head and body of the request for *permit*'s target, ready for the wire."""
         asked = permit.target.model or call.model
-        body = body_for(call, self.models.get(asked, asked))
+        body = body_for(call, self.models.get(asked, asked) if self.models else asked)
         if self.params is not None:
             body = apply_params(body, self.params)
-        names = self.client_headers
-        if self.facts.passthrough:
-            names += WITH_CLIENT_KEY
-        path = f"{call.endpoint.method} {self.base_path}/{call.endpoint.path}{self.query} HTTP/1.1\r\n"
-        lines = (
-            path.encode(),
-            self.fixed,
-            self.keys.get(permit.credential, b""),
-            from_client(client, names),
+        head = b"%b%b%bcontent-length: %d\r\n\r\n" % (
+            self._beginning(call.endpoint, permit.credential),
+            from_client(client, self.client_headers),
             hop,
-            b"content-length: %d\r\n\r\n" % len(body),
+            len(body),
         )
-        return b"".join(lines), body
+        return head, body
+
+    def _beginning(self, endpoint: Endpoint, credential: str) -> bytes:
+        """Return the request line and the headers that are the same each time; kept where it can be."""
+        known = self._beginnings.get((endpoint.template, credential))
+        if known is not None and not endpoint.params:
+            return known
+        line = f"{endpoint.method} {self.base_path}/{endpoint.path}{self.query} HTTP/1.1\r\n".encode()
+        made = line + self.fixed + self.keys.get(credential, b"")
+        if not endpoint.params:
+            self._beginnings[endpoint.template, credential] = made
+        return made
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,9 +164,10 @@ class Attempt:
             self._wire.pool.release(connection)
 
     async def _exchange(self, call: Call, request: tuple[bytes, bytes], *, fresh: bool) -> Outcome:
-        connection = await self._wire.pool.acquire(
-            self.upstream.origin, connect_s=self.timeouts.connect_s, fresh=fresh
-        )
+        pool, origin = self._wire.pool, self.upstream.origin
+        connection = pool.take_idle(origin) if not fresh else None
+        if connection is None:
+            connection = await pool.connect(origin, self.timeouts.connect_s)
         self.connection = connection
         if self._forced is not None:
             return self._forced
@@ -191,6 +199,21 @@ class Attempt:
 
     async def _whole_body(self, call: Call, connection: Connection, content_type: bytes | None) -> Outcome:
         """Hold a non-stream answer until it is complete and checked, or too large to hold."""
+        if connection.is_complete:
+            self.body = connection.take()
+            self.complete = True
+        else:
+            await self._hold(connection)
+            if not self.complete and not call.stream:
+                return OK
+        assert self.head is not None
+        answer = read_answer_body(
+            call.endpoint.operation, self.head.status, content_type, self.body, streamed=call.stream
+        )
+        self.usage = answer.usage
+        return answer.outcome
+
+    async def _hold(self, connection: Connection) -> None:
         data = await connection.read_some(self._remaining())
         pieces = [data]
         size = len(data)
@@ -200,14 +223,6 @@ class Attempt:
             size += len(data)
         self.body = b"".join(pieces)
         self.complete = not data
-        if not self.complete and not call.stream:
-            return OK
-        assert self.head is not None
-        answer = read_answer_body(
-            call.endpoint.operation, self.head.status, content_type, self.body, streamed=call.stream
-        )
-        self.usage = answer.usage
-        return answer.outcome
 
     async def _first_content(self, call: Call, connection: Connection, head: ResponseHead) -> Outcome:
         """Hold a stream's events until the first that commits it."""

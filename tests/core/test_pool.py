@@ -176,6 +176,16 @@ def test_a_hosts_probe_that_can_not_connect_opens_it_again() -> None:
     assert bench.moves()[-1] == ("endpoint", "a", "open", "probe_failed")
 
 
+def test_a_targets_probe_that_can_not_connect_has_failed() -> None:
+    bench = Bench(A)
+    bench.attempts(A, OVERLOADED, OVERLOADED, OVERLOADED)
+    bench.now = bench.pool.admits(A, "chat", bench.now).at
+    bench.attempts(A, REFUSED_TO_CONNECT)
+    assert bench.why(A) == "open"
+    assert bench.moves()[-1] == ("target", "a", "open", "probe_failed")
+    assert bench.snapshot(A, Scope.ENDPOINT).state == "closed"
+
+
 @pytest.mark.parametrize(("outcome", "reason"), [(SPENT, "quota_spent"), (UNAUTHORIZED, "unauthorized")])
 def test_a_refused_key_is_out_for_five_minutes_at_once(outcome: Outcome, reason: str) -> None:
     bench = Bench(A, SIBLING, B)

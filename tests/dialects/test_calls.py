@@ -379,7 +379,7 @@ def test_integers_beyond_all_bounds_are_for_the_upstream_to_judge() -> None:
     call = read(
         b'{"model":"m","n":' + b"9" * 400 + b',"messages":[{"content":[{"type":' + b"9" * 400 + b"}]}]}"
     )
-    assert (call.model, call.features.choices) == ("m", 1)
+    assert (call.model, call.features.choices) == ("m", 128)
 
 
 def test_an_error_body_is_what_sdks_expect() -> None:

@@ -329,6 +329,23 @@ def test_a_shape_is_recognised(status: int, body: Any, kind: Kind, code: str | N
 
 
 @pytest.mark.parametrize(
+    "words",
+    [
+        "Your credit balance is too low",
+        "API key not valid",
+        "Model Not Exist",
+        "EngineCore encountered an issue",
+        "The server is overloaded",
+        "The model x does not exist",
+    ],
+)
+@pytest.mark.parametrize("before", ["Invalid value: ", "Bad content\n"])
+def test_words_that_a_client_may_have_written_close_nothing(words: str, before: str) -> None:
+    outcome = judge(400, openai(f"{before}{words}", BAD))
+    assert outcome.kind is Kind.REJECTED
+
+
+@pytest.mark.parametrize(
     ("status", "body"),
     [
         pytest.param(503, error(code=503, message="Loading model", type="unavailable_error"), id="llama.cpp"),

@@ -262,7 +262,7 @@ class Wire(asyncio.Protocol):
 
     def __init__(self, fake: FakeUpstream) -> None:
         self.fake, self.step, self.gap_s, self.closes_on_next = fake, 0, 0.0, False
-        self._buffer = b""
+        self._buffer = bytearray()
         self._task: asyncio.Task[None] | None = None
         self._room = asyncio.Event()
 
@@ -317,21 +317,20 @@ class Wire(asyncio.Protocol):
             self._next_request()
 
     def _next_request(self) -> None:
-        head, blank, rest = self._buffer.partition(b"\r\n\r\n")
-        if self._task is not None or self.transport.is_closing() or not blank:
+        end = self._buffer.find(b"\r\n\r\n")
+        if self._task is not None or self.transport.is_closing() or end < 0:
             return
-        first, *lines = head.decode("latin-1").split("\r\n")
+        first, *lines = self._buffer[:end].decode("latin-1").split("\r\n")
         headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
         length = int(headers.get("content-length", 0)) if self.fake.read_body else 0
         if not self.fake.read_body:
             self.transport.pause_reading()
-        if len(rest) < length:
+        if len(self._buffer) < end + 4 + length:
             return
-        self._buffer = rest[length:]
+        body = bytes(self._buffer[end + 4 : end + 4 + length])
+        del self._buffer[: end + 4 + length]
         method, path, _ = first.split(" ")
-        self._task = asyncio.ensure_future(
-            self._answer(Request(method, path, headers, rest[:length], self.number))
-        )
+        self._task = asyncio.ensure_future(self._answer(Request(method, path, headers, body, self.number)))
         self.fake.tasks.add(self._task)
         self._task.add_done_callback(self.fake.tasks.discard)
 

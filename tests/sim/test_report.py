@@ -90,7 +90,7 @@ def test_clients_are_counted_by_how_their_calls_ended() -> None:
 def test_the_shift_is_timed_from_the_fault_and_the_return_from_its_end() -> None:
     turned = turning(scenario(), story(away_from=104, away_until=222))
     # A stretch of ten calls may hold one that went the other way.
-    assert (turned.shift_s, turned.return_s) == (3.0, 21.0)
+    assert (turned.shift_s, turned.half_return_s, turned.return_s) == (3.0, 17.0, 21.0)
 
 
 def test_a_shift_that_did_not_happen_has_no_time() -> None:

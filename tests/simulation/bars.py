@@ -6,7 +6,8 @@ its reason. `measure` plays one scenario once and keeps the figures, not the rec
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -54,7 +55,7 @@ EXCUSES = {
     "recovery_herd_weak": Excuse(
         "a sixth of its capacity, which takes four minutes to grow, is used up by one probe from each of 300",
         return_limit_s=240 + RETURN_LIMIT_S,
-        herd_load=2.5,
+        herd_load=2.0,
     ),
     "hard_outage": Excuse("what had begun when the machine died can't be saved", may_interrupt=True),
     "midstream_cuts": Excuse("what has begun can't be saved", may_interrupt=True),
@@ -106,7 +107,6 @@ class Measured:
     shut_s: float
     lease_s: float
     relapsed_s: float
-    returns_s: tuple[float, ...]
     herd_load: float
 
     @property
@@ -164,28 +164,16 @@ def measure(name: str, seed: int) -> Measured:
         shut_s=shut.longest_s,
         lease_s=max([LEASE_S] + [CONNECT_S + sent.limit_s for sent in ledger.sent if sent.probe]),
         relapsed_s=_relapsed_s(scenario, ledger),
-        returns_s=tuple(_returns(scenario, ledger)),
         herd_load=load_on_return(scenario, ledger),
     )
 
 
 def median_return(measured: Iterable[Measured]) -> float:
-    """Return the median seconds to the return, over all plays and, in a herd, over all its proxies."""
-    return median(seconds for each in measured for seconds in each.returns_s or (each.return_s,))
-
-
-def _returns(scenario: Scenario, ledger: Ledger) -> Iterator[float]:
-    """Yield for each proxy of a herd when its breakers for the preferred provider were closed for good."""
-    if scenario.traffic.sidecars == 1:
-        return
-    _, end = scenario.trouble
-    last = {moved.sidecar: moved.move for moved in ledger.moves if moved.role == PREFERRED}
-    for number in range(scenario.traffic.sidecars):
-        move = last.get(number)
-        if move is not None and move.to_state != "closed":
-            yield NEVER
-        else:
-            yield max(0.0, move.at - end) if move is not None else 0.0
+    """Return the median seconds to the return over all plays; of a herd, its median proxy's return."""
+    return median(
+        each.turning.half_return_s or NEVER if each.scenario.traffic.sidecars > 1 else each.return_s
+        for each in measured
+    )
 
 
 def _relapsed_s(scenario: Scenario, ledger: Ledger) -> float:
@@ -203,16 +191,16 @@ def _relapsed_s(scenario: Scenario, ledger: Ledger) -> float:
 
 
 def load_on_return(scenario: Scenario, ledger: Ledger) -> float:
-    """Return the preferred provider's busiest second after its outage, in capacities; 0 without one."""
+    """Return the preferred provider's busiest five seconds after its outage, in capacities; 0 without one."""
     spec = scenario.spec(PREFERRED)
     if spec.capacity is None:
         return 0.0
-    seconds: dict[int, int] = {}
     _, end = scenario.trouble
-    for sent in ledger.sent:
-        if sent.role == PREFERRED and sent.at >= end:
-            seconds[int(sent.at)] = seconds.get(int(sent.at), 0) + 1
-    return max((count / (spec.capacity_at(at) or 1.0) for at, count in seconds.items()), default=0.0)
+    slots = Counter(
+        int((sent.at - end) / 5) for sent in ledger.sent if sent.role == PREFERRED and sent.at >= end
+    )
+    loads = (count / 5 / (spec.capacity_at(end + slot * 5 + 2.5) or 1.0) for slot, count in slots.items())
+    return max(loads, default=0.0)
 
 
 def setup_for(scenario: Scenario, providers: int = 2) -> Setup:

@@ -155,6 +155,10 @@ class Connection(asyncio.Protocol):
             if self._error is not None:
                 raise self._error
             await self._wait(timeout_s, "body")
+        return self.take()
+
+    def take(self) -> bytes:
+        """Return what has arrived of the body, perhaps nothing, without waiting."""
         data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
         self._chunks.clear()
         self._buffered = 0
@@ -163,6 +167,11 @@ class Connection(asyncio.Protocol):
             if self._transport is not None and not self._transport.is_closing():
                 self._transport.resume_reading()
         return data
+
+    @property
+    def is_complete(self) -> bool:
+        """Tell whether the whole answer has arrived."""
+        return self._complete
 
     def abort(self) -> None:
         """Close the socket at once, over TLS too. Whoever waits gets ConnectionLost."""

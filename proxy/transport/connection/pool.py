@@ -45,14 +45,26 @@ class ConnectionPool:
 
         Raises: ConnectError.
         """
+        idle = None if fresh else self.take_idle(origin)
+        return idle if idle is not None else await self.connect(origin, connect_s)
+
+    def take_idle(self, origin: Origin) -> Connection | None:
+        """Return the idle connection that was used last, None if there is none."""
         stack = self._idle.get(origin)
-        while stack and not fresh:
+        while stack:
             connection = stack.pop()
             connection.on_lost = None
             if self._is_fit(connection):
                 connection.reused = True
                 return connection
             connection.abort()
+        return None
+
+    async def connect(self, origin: Origin, connect_s: float) -> Connection:
+        """Return a new connection within `connect_s`.
+
+        Raises: ConnectError.
+        """
         if self._closed:
             raise ConnectError("unreachable", "the pool is closed")
         connection = await self._dialer.dial(origin, connect_s)
