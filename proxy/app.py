@@ -85,7 +85,7 @@ class Application:
     def _assemble(self, loaded: Loaded) -> None:
         parts, loop = self.parts, asyncio.get_running_loop()
         self._lag = LoopLag(time.monotonic)
-        self.recent = Recent()
+        self.recent = Recent(running=lambda request_id: self.forwarder.facts_of(request_id))
         self._log = LineWriter(self._options.log_fd, loop.call_later)
         access_log = AccessLog(self._log.write, time.time, self._options.log_format)
         self.board = StatusBoard(self._sources())

@@ -57,6 +57,11 @@ LINES: Json = {
     },
 }
 STACKED = {"lineWidth": 0, "fillOpacity": 60, "stacking": {"mode": "normal", "group": "A"}}
+BARS = {
+    **STACKED,
+    "drawStyle": "bars",
+    "fillOpacity": 80,
+}  # for what happens now and then: a line hides one point
 STAT: Json = {
     "type": "stat",
     "fieldConfig": {"defaults": {"color": {"mode": "thresholds"}, "mappings": [NO_TRAFFIC]}},
@@ -212,6 +217,8 @@ def _shape(name: str) -> Json:
             return LINES
         case "areas":
             return _merged(LINES, {"fieldConfig": {"defaults": {"custom": STACKED}}})
+        case "bars":
+            return _merged(LINES, {"fieldConfig": {"defaults": {"custom": BARS}}})
         case "stat":
             return STAT
         case "states":
@@ -223,7 +230,7 @@ def _shape(name: str) -> Json:
 
 
 def _targets(shown: Json) -> list[Json]:
-    how: Json = {"range": True}
+    how: Json = {"range": True, **({"exemplar": True} if shown.get("exemplars") else {})}
     if shown["shape"] == "table":
         how = {"format": "table", "instant": True, "range": False}
     return [
@@ -240,9 +247,13 @@ def _targets(shown: Json) -> list[Json]:
 
 
 def _colored(series: str, color: str) -> Json:
+    """Colour one series, or, by an expression between slashes, several in shades of one colour."""
+    several = series.startswith("/")
     return {
-        "matcher": {"id": "byName", "options": series},
-        "properties": [{"id": "color", "value": {"mode": "fixed", "fixedColor": color}}],
+        "matcher": {"id": "byRegexp" if several else "byName", "options": series},
+        "properties": [
+            {"id": "color", "value": {"mode": "shades" if several else "fixed", "fixedColor": color}}
+        ],
     }
 
 

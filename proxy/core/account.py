@@ -5,7 +5,6 @@ from __future__ import annotations
 from proxy.core.events import (
     AttemptEnded,
     AttemptRecord,
-    AttemptStarted,
     Decided,
     Decision,
     Event,
@@ -56,13 +55,6 @@ class Account:
     def answering(self, permit: Permit, now: float) -> None:
         """Note that this attempt has become the answer."""
         self._answering = (permit, now)
-
-    def started(self, permit: Permit) -> Event:
-        """Return the event that an attempt begins."""
-        target = permit.target
-        return AttemptStarted(
-            self._request_id, target.upstream.name, target.label, permit.number, permit.probe
-        )
 
     def ended(self, permit: Permit, outcome: Outcome, now: float) -> Event:
         """Note how an attempt ended; return the event."""

@@ -7,7 +7,7 @@ otherwise.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 
 from proxy.core.outcome import Kind, Outcome, Scope
@@ -84,17 +84,6 @@ class BreakerMoved:
     reason: str
     numbers: Mapping[str, float]
     enforced: bool = True
-
-
-@value
-class AttemptStarted:
-    """An attempt was given to the transport."""
-
-    request_id: str
-    upstream: str
-    model: str
-    number: int
-    probe: bool
 
 
 @value
@@ -183,6 +172,7 @@ class RequestEnded:
 
     `upstream` and `model` are those that answered, empty if none did. `model` here is the real name
     (for logs), `client` the configured name of the client's key. `wall` is the Unix time of the end.
+    `facts` is what happened on the way, in order.
     """
 
     request_id: str
@@ -203,13 +193,13 @@ class RequestEnded:
     client: str
     client_retry: int
     wall: float
+    facts: Sequence[Event] = ()
 
 
 Event = (
     Decided
     | FailedOver
     | BreakerMoved
-    | AttemptStarted
     | FirstToken
     | AttemptEnded
     | StreamInterrupted

@@ -289,7 +289,6 @@ class Failover:
         is_fresh, course.fresh_for = permit.target is course.fresh_for, None
         self._counted += not is_fresh
         self._running[permit.id] = permit
-        events.append(self._account.started(permit))
         return Try(permit, self._timeouts(permit, now), is_fresh, self._hedge_after_s(permit))
 
     def _timeouts(self, permit: Permit, now: float) -> Timeouts:

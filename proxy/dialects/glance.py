@@ -66,11 +66,13 @@ def glance(body: bytes, max_model_chars: int) -> Glance | None:
     A key that stands there once in plain spelling, while no `\\u00` could spell it in another way,
     is not there twice. Nothing that is nested deep fits the types.
     """
-    if not body.isascii() or body.count(b'"model"') != 1 or body.count(b'"stream"') > 1 or b"\\u00" in body:
+    if not body.isascii():
         return None
     try:
-        read = _DECODER.decode(body)
+        read = _DECODER.decode(body)  # first, since it ends at the first thing that is not ordinary
     except (msgspec.DecodeError, RecursionError):
+        return None
+    if body.count(b'"model"') != 1 or body.count(b'"stream"') > 1 or b"\\u00" in body:
         return None
     model = read.model
     found = _AFTER_KEY.match(body, body.index(b'"model"') + 7)

@@ -3,55 +3,39 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from proxy.core.events import (
-    AttemptEnded,
-    AttemptStarted,
-    Decided,
-    Event,
-    FailedOver,
-    FirstToken,
-    RequestEnded,
-)
+from proxy.core.events import AttemptEnded, Decided, Event, FailedOver, FirstToken, RequestEnded
 from proxy.edge.lines import DIGITS, MAX_NAME, RequestLine, Stamp, clean, request_line
 from proxy.edge.observers import Handlers
 
-Fact = Decided | FailedOver | AttemptStarted | FirstToken | AttemptEnded
-
 LIMIT = 1000
 MAX_FACTS = 64  # of one request: four attempts make about twenty
-MAX_RUNNING = 20_000  # twice `max_connections`; a request that never ends must not stay for ever
 
 
 class Recent:
-    """The last *limit* requests, found by id; requests that still run can be looked up too."""
+    """The last *limit* requests, found by id. *running* finds what happened so far to one that still runs."""
 
-    def __init__(self, limit: int = LIMIT) -> None:
+    def __init__(
+        self, limit: int = LIMIT, running: Callable[[str], Sequence[Event] | None] | None = None
+    ) -> None:
         self._limit = limit
-        self._running: OrderedDict[str, list[Fact]] = OrderedDict()
-        self._ended: OrderedDict[str, tuple[RequestEnded, list[Fact]]] = OrderedDict()
-        self.handlers: Handlers = {
-            Decided: self._note,
-            FailedOver: self._note,
-            AttemptStarted: self._note,
-            FirstToken: self._note,
-            AttemptEnded: self._note,
-            RequestEnded: self._end,
-        }
+        self._running = running
+        self._ended: OrderedDict[str, RequestEnded] = OrderedDict()
+        self.handlers: Handlers = {RequestEnded: self._end}
 
     def observe(self, event: Event) -> None:
-        """Keep an event, if it is about a request."""
-        handler = self.handlers.get(type(event))
-        if handler is not None:
-            handler(event)
+        """Keep an event, if it is a request's end."""
+        if isinstance(event, RequestEnded):
+            self._end(event)
 
     def latest(self, count: int = 100) -> list[RequestLine]:
         """Return the last *count* requests, newest first."""
         stamp = Stamp()
         newest = list(reversed(self._ended.values()))[:count]
-        return [request_line(event, stamp.of(event.wall)) for event, _ in newest]
+        return [request_line(event, stamp.of(event.wall)) for event in newest]
 
     def find(self, request_id: str) -> dict[str, Any] | None:
         """Return all that is known of one request as plain data, `None` if it is not known (any more).
@@ -59,49 +43,35 @@ class Recent:
         `steps` tells in order what was decided and tried; `request` is the log's line, and null
         while the request runs.
         """
-        if request_id in self._ended:
-            event, facts = self._ended[request_id]
+        event = self._ended.get(request_id)
+        if event is not None:
             line = request_line(event, Stamp().of(event.wall))
-            return {"request_id": request_id, "running": False, "request": line, "steps": _steps(facts)}
-        if request_id in self._running:
-            steps = _steps(self._running[request_id])
-            return {"request_id": request_id, "running": True, "request": None, "steps": steps}
+            return {"request_id": request_id, "running": False, "request": line, "steps": _steps(event.facts)}
+        facts = self._running(request_id) if self._running is not None else None
+        if facts is not None:
+            return {"request_id": request_id, "running": True, "request": None, "steps": _steps(facts)}
         return None
 
-    def _note(self, event: Fact) -> None:
-        facts = self._running.get(event.request_id)
-        if facts is None:
-            facts = self._begin(event.request_id)
-        if len(facts) < MAX_FACTS:
-            facts.append(event)
-
-    def _begin(self, request_id: str) -> list[Fact]:
-        if request_id in self._ended:  # a hedge's loser may end after its request
-            return self._ended[request_id][1]
-        facts = self._running[request_id] = []
-        if len(self._running) > MAX_RUNNING:
-            self._running.popitem(last=False)
-        return facts
-
     def _end(self, event: RequestEnded) -> None:
-        self._ended[event.request_id] = (_bounded(event), self._running.pop(event.request_id, []))
+        self._ended[event.request_id] = _bounded(event)
         if len(self._ended) > self._limit:
             self._ended.popitem(last=False)
 
 
 def _bounded(event: RequestEnded) -> RequestEnded:
-    """Return the event without names so long that a thousand of them would matter."""
-    if max([len(event.model), *(len(attempt.model) for attempt in event.attempts)]) <= MAX_NAME:
+    """Return the event without what is so long that a thousand of it would matter."""
+    longest = max([len(event.model), *[len(attempt.model) for attempt in event.attempts]])
+    if longest <= MAX_NAME and len(event.facts) <= MAX_FACTS:
         return event
     attempts = tuple(replace(attempt, model=clean(attempt.model)) for attempt in event.attempts)
-    return replace(event, model=clean(event.model), attempts=attempts)
+    return replace(event, model=clean(event.model), attempts=attempts, facts=tuple(event.facts[:MAX_FACTS]))
 
 
-def _steps(facts: list[Fact]) -> list[dict[str, Any]]:
-    return [_step(fact) for fact in facts]
+def _steps(facts: Sequence[Event]) -> list[dict[str, Any]]:
+    return [step for step in map(_step, facts) if step is not None]
 
 
-def _step(fact: Fact) -> dict[str, Any]:
+def _step(fact: Event) -> dict[str, Any] | None:
     match fact:
         case Decided():
             return {
@@ -117,14 +87,6 @@ def _step(fact: Fact) -> dict[str, Any]:
                 "to": fact.to_upstream,
                 "reason": fact.reason,
             }
-        case AttemptStarted():
-            return {
-                "step": "attempt",
-                "number": fact.number,
-                "upstream": fact.upstream,
-                "model": clean(fact.model),
-                "probe": fact.probe,
-            }
         case FirstToken():
             return {"step": "first_token", "upstream": fact.upstream, "seconds": round(fact.seconds, DIGITS)}
         case AttemptEnded():
@@ -137,3 +99,5 @@ def _step(fact: Fact) -> dict[str, Any]:
                 "code": fact.outcome.code,
                 "seconds": round(fact.seconds, DIGITS),
             }
+        case _:
+            return None

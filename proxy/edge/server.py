@@ -273,6 +273,7 @@ class Exchange:
             client=self._key.name if self._key is not None else "",
             client_retry=self._retry,
             wall=proxy.wall(),
+            facts=forwarding.facts if forwarding is not None else (),
         )
 
 

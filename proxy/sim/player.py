@@ -15,9 +15,10 @@ from typing import assert_never
 from proxy.core.budget import Budgets
 from proxy.core.deadline import Deadline
 from proxy.core.events import BreakerMoved, Decided, Event
-from proxy.core.failover import Failover, GiveUp, Try, Wait
+from proxy.core.failover import Failover
 from proxy.core.outcome import OK, Kind, Outcome
 from proxy.core.pool import Pool
+from proxy.core.steps import GiveUp, Try, Wait
 from proxy.core.target import CallFacts, Route, UpstreamFacts
 from proxy.sim.clients import Direct, Exchange, Reply, SdkCall, Send, arrivals
 from proxy.sim.ledger import Call, CallRecord, Ending, Ledger, Moved, Sent

@@ -11,11 +11,13 @@ draw(played, Path("outage.png"))                        # needs matplotlib (the 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
-from proxy.sim.ledger import Ending, Ledger, Moved
+from proxy.core.breaker import State
+from proxy.core.events import BreakerMoved
+from proxy.sim.ledger import Ending, Ledger
 from proxy.sim.player import Setup, play, play_direct
 from proxy.sim.report import PREFERRED, Felt, Turning, felt, turning
 from proxy.sim.scenario import Scenario
@@ -90,13 +92,12 @@ class Replay:
             f"breakers of {preferred} opened {turned.opened} times; "
             f"{turned.probes} probes ({turned.probes_per_open:.1f} per opening)"
         )
-        own = [moved for moved in self.ledger.moves if moved.sidecar == 0]
-        if own:
+        lines = list(_move_lines(moved.move for moved in self.ledger.moves if moved.sidecar == 0))
+        if lines:
             yield "moves" + (" in the first proxy:" if self.scenario.traffic.sidecars > 1 else ":")
-        for moved in own[:MOVES_SHOWN]:
-            yield _move_line(moved)
-        if len(own) > MOVES_SHOWN:
-            yield f"  ... and {len(own) - MOVES_SHOWN} more"
+        yield from lines[:MOVES_SHOWN]
+        if len(lines) > MOVES_SHOWN:
+            yield f"  ... and {len(lines) - MOVES_SHOWN} more"
 
 
 def replay(scenario: Scenario, setup: Setup, *, seed: int = 1) -> Replay:
@@ -140,8 +141,26 @@ def _load(role: str, side: Felt) -> str:
     return f"{total:,} (peak {side.peak_load[role]}/s)" if total else "-"
 
 
-def _move_line(moved: Moved) -> str:
-    move = moved.move
+def _move_lines(moves: Iterable[BreakerMoved]) -> Iterator[str]:
+    """Yield a line for each move; probes that fail in a row share one."""
+    failed = 0
+    for move in moves:
+        if move.from_state == State.HALF_OPEN and move.to_state == State.OPEN:
+            failed += 1
+        elif move.to_state != State.HALF_OPEN:
+            if failed:
+                yield _failed_line(failed)
+            failed = 0
+            yield _move_line(move)
+    if failed:
+        yield _failed_line(failed)
+
+
+def _failed_line(failed: int) -> str:
+    return f"{'':13}{failed} failed probe{'s' if failed > 1 else ''}"
+
+
+def _move_line(move: BreakerMoved) -> str:
     cell = "/".join(part for part in (move.upstream, move.model, move.operation) if part)
     aside = "" if move.enforced else ", only observed"
     return f"  {move.at:7.1f} s  {cell}: {move.from_state} -> {move.to_state} ({move.reason}{aside})"

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import assert_never
 
@@ -79,6 +79,13 @@ class Forwarder:
         failover = Failover(facts, route, self.pool, self.budgets.of(route), deadline, self.rng)
         return Forwarding(self, call, facts, route, failover, client, hop)
 
+    def facts_of(self, request_id: str) -> list[Event] | None:
+        """Return what happened so far to a request that runs, None if it does not."""
+        for forwarding in self.running:
+            if forwarding.call_facts.request_id == request_id:
+                return forwarding.facts
+        return None
+
     def interrupt(self) -> None:
         """End every running request with a clean error: the proxy stops."""
         for forwarding in tuple(self.running):
@@ -98,6 +105,7 @@ class Forwarding:
         "_observe",
         "_task",
         "call",
+        "call_facts",
         "facts",
         "failover",
         "first_sent_at",
@@ -123,7 +131,8 @@ class Forwarding:
         hop: bytes,
     ) -> None:
         self.call = call
-        self.facts = facts
+        self.call_facts = facts
+        self.facts: list[Event] = []
         self.route = route
         self.failover = failover
         self.outcome = RequestOutcome.CLIENT_GONE
@@ -167,9 +176,12 @@ class Forwarding:
         if self._task is not None:
             self._task.cancel()
 
-    def _tell(self, events: Iterable[Event]) -> None:
-        for event in events:
-            self._observe(event)
+    def _tell(self, events: Sequence[Event]) -> None:
+        if events:
+            self.facts += events
+            observe = self._observe
+            for event in events:
+                observe(event)
 
     async def _loop(self) -> None:
         while True:
@@ -268,7 +280,7 @@ class Forwarding:
         if attempt.head is not None and not committed:
             self._failed[attempt.permit.id] = attempt
         if attempt.dropped:
-            self._observe(StreamEventsDropped(attempt.upstream.facts.name, "malformed", attempt.dropped))
+            self._tell([StreamEventsDropped(attempt.upstream.facts.name, "malformed", attempt.dropped)])
         self._tell(self.failover.settle(attempt.permit, outcome, self._now(), committed=committed))
 
     async def _answer(self, attempt: Attempt) -> None:
@@ -307,7 +319,7 @@ class Forwarding:
             return await relay_body(attempt.connection, attempt.body, length, self.sink, stall_s)
         self.ttft_s = seconds
         name, label = attempt.upstream.facts.name, attempt.permit.target.label
-        self._observe(FirstToken(self.facts.request_id, name, label, seconds))
+        self._tell([FirstToken(self.call_facts.request_id, name, label, seconds)])
         self.sink.start(attempt.status, lines + STREAM_LINES, None)
         return await StreamRelay(attempt, self.sink, self.route.policy.keepalive_s, self._now).run()
 
@@ -319,12 +331,12 @@ class Forwarding:
         elif outcome.kind in BROKE_OFF:
             self.outcome = RequestOutcome.INTERRUPTED
             if outcome.kind is not Kind.CANCELLED:
-                self._observe(StreamInterrupted(self.facts.request_id, self.upstream, outcome.kind))
+                self._tell([StreamInterrupted(self.call_facts.request_id, self.upstream, outcome.kind)])
             if attempt.reader is not None:
                 code, message = "stream_interrupted", f"Upstream '{self.upstream}' failed in mid-answer."
                 if self._interrupted:
                     code, message = "shutting_down", SHUTTING_DOWN
-                self.sink.write(stream_error_event(self.facts.operation, code, message))
+                self.sink.write(stream_error_event(self.call_facts.operation, code, message))
             self.sink.abort()
         elif outcome.kind is Kind.CLIENT_GONE:
             self.sink.abort()
@@ -357,7 +369,7 @@ class Forwarding:
         attempts = self.failover.attempts
         path = ", ".join([f"{attempt.upstream}={attempt.outcome}" for attempt in attempts])
         return b"x-request-id: %b\r\nx-sidestep-attempts: %d\r\nx-sidestep-path: %b\r\n" % (
-            self.facts.request_id.encode(),
+            self.call_facts.request_id.encode(),
             len(attempts),
             header_text(path),
         )
@@ -375,7 +387,7 @@ class Forwarding:
     def _note_usage(self, attempt: Attempt) -> None:
         self.usage = attempt.reader.usage if attempt.reader is not None else attempt.usage
         if self.usage is not None:
-            self._observe(TokensUsed(self.upstream, attempt.permit.target.label, *self.usage))
+            self._tell([TokensUsed(self.upstream, attempt.permit.target.label, *self.usage)])
 
 
 def _advice(step: GiveUp) -> bytes:

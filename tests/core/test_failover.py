@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from proxy.core.events import AttemptEnded, AttemptStarted, FailedOver
+from proxy.core.events import AttemptEnded, FailedOver
 from proxy.core.outcome import OK, Kind, Outcome
 from proxy.core.steps import GiveUp, Wait
 from proxy.core.target import AttemptPolicy, BreakerPolicy, RoutePolicy
@@ -54,7 +54,7 @@ def test_a_good_first_attempt_is_the_answer() -> None:
 def test_the_good_case_is_told_in_three_events() -> None:
     request = Given(a_route(A, B)).request()
     walk(request, OK)
-    assert [type(event).__name__ for event in request.events] == ["Decided", "AttemptStarted", "AttemptEnded"]
+    assert [type(event).__name__ for event in request.events] == ["Decided", "AttemptEnded"]
     assert request.decisions() == [("select", "a", "first")]
 
 
@@ -95,7 +95,7 @@ def test_a_failover_is_told() -> None:
     assert [e for e in request.events if isinstance(e, FailedOver)] == [
         FailedOver("r1", "m", "a", "b", "overloaded")
     ]
-    assert [e.number for e in request.events if isinstance(e, AttemptStarted)] == [1, 2]
+    assert [e.number for e in request.events if isinstance(e, AttemptEnded)] == [1, 2]
     assert [(e.upstream, e.outcome.kind) for e in request.events if isinstance(e, AttemptEnded)] == [
         ("a", Kind.OVERLOADED),
         ("b", Kind.OK),

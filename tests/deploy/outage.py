@@ -1,6 +1,6 @@
 """A scripted outage with everything that the dashboard shows and the alerts are for, in under a minute.
 
-Prometheus runs before the proxy does, so nothing is scraped at first. Then clients ask on six routes:
+Prometheus runs before the proxy does, so nothing is scraped at first. Then clients ask on seven routes:
 
     gpt-5   first fails with 503, second stands in: no client may notice
     solo    its only upstream fails: clients must notice, and somebody be woken
@@ -24,6 +24,7 @@ import urllib.request
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ from tests.fakes.load import SteadyLoad
 from tests.fakes.upstream import Behaviour, FakeUpstream, Reply, Request, Stream, chat_events
 
 LONGEST_S = 45.0  # for each of the two halves
-RATES = {"gpt-5": 8, "solo": 4, "keyed": 2, "quota": 2, "flaky": 8, "cut": 6, "late": 8}
+RATES = {"gpt-5": 12, "solo": 4, "keyed": 2, "quota": 2, "flaky": 8, "cut": 6, "late": 8}
 SLOW_S = 10.5
 LIMITS = {"x-ratelimit-remaining-requests": "99", "x-ratelimit-remaining-tokens": "9000"}
 OBSERVED = {"breaker": {"mode": "observe"}}
@@ -101,7 +102,7 @@ def config_of(upstreams: Upstreams, metrics: str) -> dict[str, Any]:
             "cut": ["cutting"],
             "late": ["slow"],
         },
-        "policy": {"hold": "1s", "breaker": {"open": "1s", "open_max": "2s", "recovery": "2s"}},
+        "policy": {"hold": "1s", "breaker": {"open": "1s", "open_max": "4s", "recovery": "2s"}},
     }
 
 
@@ -155,6 +156,7 @@ async def _break(prometheus: Prometheus, proxy: Proxy, upstreams: Upstreams, ale
         await _until(all_fired, "every alert has fired", lambda: f"missing: {alerts - fired}")
     finally:
         stumbling.cancel()
+        await asyncio.gather(stumbling, return_exceptions=True)
 
 
 async def _stumble(proxy: Proxy, is_enough: Callable[[], bool]) -> None:
@@ -197,7 +199,7 @@ async def _upstreams() -> AsyncIterator[Upstreams]:
     async with AsyncExitStack() as stack:
         for name in ("first", "second", "lonely", "keyless", "spent", "flaky", "cutting", "slow"):
             fake = upstreams.fakes[name] = FakeUpstream()
-            fake.behave(lambda request, name=name: upstreams.answer(name, request))
+            fake.behave(partial(upstreams.answer, name))
             await stack.enter_async_context(fake)
         yield upstreams
 

@@ -42,10 +42,11 @@ class Series:
 
 @dataclass
 class Prometheus:
-    """One that runs. `started` is Unix time."""
+    """One that runs. `started` is Unix time, `log` has its warnings."""
 
     url: str
     started: float
+    log: Path
 
     def at_once(self, expression: str) -> list[Series]:
         """Return what an expression is now."""
@@ -101,9 +102,9 @@ def running_prometheus(directory: Path, rules: Sequence[Path], target: str) -> I
             stdout=output,
             stderr=output,
         )
-    server = Prometheus(f"http://127.0.0.1:{port}", time.time())
+    server = Prometheus(f"http://127.0.0.1:{port}", time.time(), log)
     try:
-        _wait_until_ready(server, process, log)
+        _wait_until_ready(server, process)
         yield server
     finally:
         process.terminate()
@@ -119,13 +120,13 @@ def _numbers(values: list[list[Any]]) -> list[tuple[float, float]]:
     return [(float(at), float(value)) for at, value in values]
 
 
-def _wait_until_ready(server: Prometheus, process: subprocess.Popen[bytes], log: Path) -> None:
+def _wait_until_ready(server: Prometheus, process: subprocess.Popen[bytes]) -> None:
     end = time.monotonic() + READY_S
     while True:
         try:
             with urllib.request.urlopen(f"{server.url}/-/ready", timeout=5):
                 return
         except OSError:
-            assert process.poll() is None, log.read_text()
-            assert time.monotonic() < end, log.read_text()
+            assert process.poll() is None, server.log.read_text()
+            assert time.monotonic() < end, server.log.read_text()
             time.sleep(0.05)

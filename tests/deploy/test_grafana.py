@@ -5,12 +5,15 @@ Whether its queries return what they promise is tried in `test_prometheus.py`, o
 
 from __future__ import annotations
 
+import re
 import runpy
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
 import yaml
 
+from proxy.core.events import RequestOutcome
 from proxy.core.outcome import RULES, Kind, Verdict
 from proxy.edge.families import FAMILIES, STATES
 from tests.deploy.queries import (
@@ -190,6 +193,18 @@ def test_actual_success_leaves_out_what_says_nothing_of_an_upstream() -> None:
         if (label, operator) == ("outcome", "!~")
     ]
     assert set(left_out.split("|")) == neutral
+
+
+@pytest.mark.parametrize(
+    ("title", "prefix", "outcomes"),
+    [("Requests by outcome", "", RequestOutcome), ("Attempts by outcome", "openai: ", Kind)],
+)
+def test_every_outcome_has_one_colour(title: str, prefix: str, outcomes: Iterable[str]) -> None:
+    (panel,) = [each for each in panels() if each["title"] == title]
+    matchers = [override["matcher"]["options"].strip("/") for override in panel["fieldConfig"]["overrides"]]
+    for outcome in outcomes:
+        series = prefix + outcome
+        assert sum(bool(re.fullmatch(f"(openai)?{matcher}", series)) for matcher in matchers) == 1, outcome
 
 
 def test_transitions_of_breakers_are_annotated() -> None:

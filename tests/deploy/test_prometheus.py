@@ -204,6 +204,11 @@ def test_a_recording_rule_returns_data(outage: Outage, rule: dict[str, Any]) -> 
 
 
 @needs_prometheus
+def test_prometheus_found_nothing_wrong_with_scrapes_and_rules(outage: Outage) -> None:
+    assert outage.prometheus.log.read_text() == ""
+
+
+@needs_prometheus
 def test_the_breakers_panel_tells_the_story(outage: Outage) -> None:
     """Closed, then open, then half-open or recovering, then closed: as the state timeline shows it."""
     (panel,) = [each for each in panels() if each["title"] == "Breakers"]

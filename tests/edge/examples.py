@@ -9,7 +9,6 @@ from typing import Any
 from proxy.core.events import (
     AttemptEnded,
     AttemptRecord,
-    AttemptStarted,
     BreakerMoved,
     Decided,
     Decision,
@@ -117,7 +116,6 @@ def good_request() -> list[Event]:
     """All events of a streamed request that its first target answers."""
     return [
         decided(),
-        AttemptStarted("req_1", "openai", "gpt-5", 1, probe=False),
         first_token(),
         attempt_ended(),
         TokensUsed("openai", "gpt-5", 12, 34),
@@ -134,11 +132,9 @@ def failed_over_request(request_id: str = "req_2") -> list[Event]:
     overloaded = Outcome(Kind.OVERLOADED, status=503, code="overloaded")
     return [
         decided(request_id=request_id),
-        AttemptStarted(request_id, "openai", "gpt-5", 1, probe=False),
         attempt_ended(overloaded, request_id=request_id, seconds=0.1),
         decided(Decision.FAILOVER, request_id=request_id, upstream="azure", reason="overloaded"),
         FailedOver(request_id, "gpt-5", "openai", "azure", "overloaded"),
-        AttemptStarted(request_id, "azure", "gpt-5-prod", 2, probe=False),
         first_token(request_id=request_id, upstream="azure", model="gpt-5-prod"),
         attempt_ended(request_id=request_id, upstream="azure", model="gpt-5-prod", number=2, seconds=1.1),
         request_ended(

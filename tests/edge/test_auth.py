@@ -127,7 +127,7 @@ def test_a_client_over_its_rate_is_told_when_to_come_back() -> None:
     gate.release(gate.admit(bearing("sk-app"), 100.0))
     error = refusal(gate, bearing("sk-app"), 102.5)
     assert isinstance(error, OverLimit)
-    assert error.headers == [(b"retry-after", b"8")]
+    assert error.headers == ((b"retry-after", b"8"),)
     assert gate.admit(bearing("sk-app"), 110.0) is not None
 
 

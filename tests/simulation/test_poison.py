@@ -66,7 +66,6 @@ def test_a_health_check_that_fails_on_a_dead_target_opens_it_within_a_few() -> N
         pytest.param(Outcome(Kind.CLIENT_GONE), id="the client hangs up"),
         pytest.param(Outcome(Kind.NO_ANSWER, client_cut=True), id="the client's own limit passes"),
         pytest.param(Outcome(Kind.CANCELLED), id="we cancel it"),
-        pytest.param(Outcome(Kind.STALE_CONNECTION), id="a kept connection was dead"),
         pytest.param(Outcome(Kind.REJECTED, status=400), id="the request is refused"),
         pytest.param(Outcome(Kind.REFUSED, status=400, code="content_filter"), id="its content is refused"),
         pytest.param(
@@ -79,6 +78,14 @@ def test_a_thousand_endings_that_are_nobodys_fault_open_nothing(outcome: Outcome
     for _ in range(1000):
         core.ask("main", always(outcome), took_s=2.0)
         core.wait(0.1)
+    assert core.opened() == []
+
+
+def test_a_thousand_kept_connections_that_were_dead_open_nothing() -> None:
+    core = proxy("up1", "up2")
+    for _ in range(1000):
+        endings = iter((Outcome(Kind.STALE_CONNECTION), OK))
+        assert core.ask("main", lambda permit, endings=endings: next(endings)).tried == ("up1",)
     assert core.opened() == []
 
 
