@@ -55,7 +55,8 @@ async def _serve(loaded: Loaded, options: Options) -> int:
 
 async def _demo(listen: Address, admin: Address) -> int:
     def tell(phase: Phase) -> None:
-        print(f"  {time.strftime('%H:%M:%S')}  provider 'first' now {phase.tells}", file=sys.stderr, flush=True)
+        now = time.strftime("%H:%M:%S")
+        print(f"  {now}  provider 'first' now {phase.tells}", file=sys.stderr, flush=True)
 
     async with DemoProviders(time.time, random.Random(), on_phase=tell) as providers:
         text = providers.settings_text(str(listen), str(admin))
@@ -85,7 +86,9 @@ def _on_signals(application: Application) -> asyncio.Event:
 
 def _announce(application: Application, loaded: Loaded, options: Options) -> None:
     """Write the start-up lines: where it listens, what it made of the environment."""
-    application.say("started", listen=str(application.listen), admin=str(application.admin), source=loaded.source)
+    application.say(
+        "started", listen=str(application.listen), admin=str(application.admin), source=loaded.source
+    )
     for note in loaded.notes:
         application.say("note", message=note)
 

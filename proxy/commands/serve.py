@@ -32,6 +32,4 @@ def run(options: argparse.Namespace) -> int:
         return complain(loaded)
     for warning in loaded.warnings:
         print(warning, file=sys.stderr)
-    return run_proxy(
-        loaded, Options(log_format=options.log_format, reread=lambda: load_settings(options))
-    )
+    return run_proxy(loaded, Options(log_format=options.log_format, reread=lambda: load_settings(options)))

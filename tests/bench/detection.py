@@ -43,9 +43,8 @@ def main() -> None:
     trials = 200 if chosen.thorough else chosen.trials
     print(f"Median seconds from the beginning of an outage to the trip, {trials} outages each, at")
     print(f"{' / '.join(f'{rate:g}' for rate in RATES)} requests per second. In brackets: the share not seen")
-    print(
-        f"within {PATIENCE_S / 60:.0f} minutes, or for which a rule had tripped before; – where it is more than half.\n"
-    )
+    print(f"within {PATIENCE_S / 60:.0f} minutes, or begun when the rule had tripped already; – where it is")
+    print("more than half.\n")
     print_table([f"{share:.0%} fail" for share in SHARES], lambda make: detections(make, trials))
     print(f"\nTrips of a healthy upstream ({HEALTHY:.0%} errors), in so many simulated days:\n")
     long = THOROUGH_DAYS if chosen.thorough else QUICK_DAYS

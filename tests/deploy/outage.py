@@ -38,6 +38,7 @@ from tests.fakes.upstream import Behaviour, FakeUpstream, Reply, Request, Stream
 LONGEST_S = 45.0  # for each of the two halves
 RATES = {"gpt-5": 12, "solo": 4, "keyed": 2, "quota": 2, "flaky": 8, "cut": 6, "late": 8}
 SLOW_S = 10.5
+HEALTHY_S = 3.0  # a few scrapes, so that there is a before
 LIMITS = {"x-ratelimit-remaining-requests": "99", "x-ratelimit-remaining-tokens": "9000"}
 OBSERVED = {"breaker": {"mode": "observe"}}
 
@@ -121,14 +122,13 @@ async def play(prometheus: Prometheus, metrics: str, alerts: set[str], directory
     idle = {"SidestepNothingScraped", "SidestepInstanceDown"}
     await _until(lambda: prometheus.firing() >= idle, "nothing is scraped")
     async with _upstreams() as upstreams:
-        config = config_of(upstreams, metrics)
-        with running_proxy(config, directory) as proxy:
+        with running_proxy(config_of(upstreams, metrics), directory) as proxy:
             async with AsyncExitStack() as stack:
                 loads = {route: await stack.enter_async_context(_load(proxy, route)) for route in RATES}
-                await asyncio.sleep(3)
+                await asyncio.sleep(HEALTHY_S)
                 await _break(prometheus, proxy, upstreams, alerts - idle)
                 told.metrics = proxy.admin("/metrics")
-                await _mend(prometheus, proxy, upstreams, config)
+                await _mend(prometheus, proxy, upstreams)
             ended = loads["gpt-5"].answers
             told.answered = len(loads["gpt-5"].ended("complete"))
             told.unanswered = [answer.detail for answer in ended if answer.ending != "complete"]
@@ -170,7 +170,7 @@ async def _stumble(proxy: Proxy, is_enough: Callable[[], bool]) -> None:
         await asyncio.sleep(0.4)
 
 
-async def _mend(prometheus: Prometheus, proxy: Proxy, upstreams: Upstreams, config: dict[str, Any]) -> None:
+async def _mend(prometheus: Prometheus, proxy: Proxy, upstreams: Upstreams) -> None:
     """Mend everything. Keys are not tried again for minutes: their upstreams are taken out instead."""
     upstreams.broken.clear()
     settings = Path(proxy.log.parent / "sidestep.yaml")

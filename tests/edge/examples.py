@@ -114,13 +114,8 @@ def request_ended(outcome: RequestOutcome = RequestOutcome.OK, **changes: Any) -
 
 def good_request() -> list[Event]:
     """All events of a streamed request that its first target answers."""
-    return [
-        decided(),
-        first_token(),
-        attempt_ended(),
-        TokensUsed("openai", "gpt-5", 12, 34),
-        request_ended(),
-    ]
+    facts = [decided(), first_token(), attempt_ended(), TokensUsed("openai", "gpt-5", 12, 34)]
+    return [*facts, request_ended(facts=tuple(facts))]
 
 
 def failed_over_request(request_id: str = "req_2") -> list[Event]:
@@ -130,21 +125,23 @@ def failed_over_request(request_id: str = "req_2") -> list[Event]:
         AttemptRecord("azure", "gpt-5-prod", "ok", 1.1),
     )
     overloaded = Outcome(Kind.OVERLOADED, status=503, code="overloaded")
-    return [
+    facts: list[Event] = [
         decided(request_id=request_id),
         attempt_ended(overloaded, request_id=request_id, seconds=0.1),
         decided(Decision.FAILOVER, request_id=request_id, upstream="azure", reason="overloaded"),
         FailedOver(request_id, "gpt-5", "openai", "azure", "overloaded"),
         first_token(request_id=request_id, upstream="azure", model="gpt-5-prod"),
         attempt_ended(request_id=request_id, upstream="azure", model="gpt-5-prod", number=2, seconds=1.1),
-        request_ended(
-            RequestOutcome.OK_FAILOVER,
-            request_id=request_id,
-            upstream="azure",
-            model="gpt-5-prod",
-            attempts=attempts,
-        ),
     ]
+    ended = request_ended(
+        RequestOutcome.OK_FAILOVER,
+        request_id=request_id,
+        upstream="azure",
+        model="gpt-5-prod",
+        attempts=attempts,
+        facts=tuple(facts),
+    )
+    return [*facts, ended]
 
 
 @dataclass(frozen=True)

@@ -172,7 +172,7 @@ async def test_recent_requests_are_listed_and_found() -> None:
         assert [line["request_id"] for line in listed["requests"]] == ["req_2", "req_1"]
         found = await (await client.get("/-/requests/req_0")).json()
         assert [line["outcome"] for line in found["request"]["attempts"]] == ["overloaded", "ok"]
-        assert [step["step"] for step in found["steps"]][:3] == ["decision", "attempt", "ended"]
+        assert [step["step"] for step in found["steps"]][:3] == ["decision", "ended", "decision"]
         assert await error_of(await client.get("/-/requests/req_9")) == (404, "unknown_request")
 
 

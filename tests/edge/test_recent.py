@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import msgspec
 
-from proxy.core.events import AttemptRecord, Event, RequestEnded
+from proxy.core.events import AttemptRecord
 from proxy.edge.lines import MAX_NAME
 from proxy.edge.recent import MAX_FACTS, Recent
 from tests.edge.examples import decided, failed_over_request, request_ended
 
 
-def told(*events: Event) -> Recent:
-    """Return the requests' ends, each with the facts before it."""
-    recent, facts = Recent(), list[Event]()
-    for event in events:
-        if isinstance(event, RequestEnded):
-            recent.observe(replace(event, facts=tuple(facts)))
-            facts.clear()
-        else:
-            facts.append(event)
-    return recent
-
-
 def test_a_request_s_story_is_told_in_order() -> None:
-    found = told(*failed_over_request("req_9")).find("req_9")
+    recent = Recent()
+    for event in failed_over_request("req_9"):
+        recent.observe(event)
+    found = recent.find("req_9")
     assert found is not None
     assert found["running"] is False
     assert found["steps"] == [
@@ -86,7 +75,9 @@ def test_an_unknown_id_is_found_nowhere() -> None:
 
 
 def test_one_request_can_not_fill_the_memory() -> None:
-    found = told(*[decided()] * 1000, request_ended()).find("req_1")
+    recent = Recent()
+    recent.observe(request_ended(facts=(decided(),) * 1000))
+    found = recent.find("req_1")
     assert found is not None
     assert len(found["steps"]) == MAX_FACTS
 

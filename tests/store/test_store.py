@@ -193,9 +193,10 @@ async def test_a_write_that_fails_is_told_once_and_the_next_may_succeed(tmp_path
 
 async def test_a_disk_that_stands_still_costs_memories_not_memory(tmp_path: Path) -> None:
     path = tmp_path / "state.db"
-    async with opened(path) as (store, warnings), held(path):
-        for number in range(MOST_WAITING + 20):
-            store.keep_incidents([row(number)])
+    async with opened(path) as (store, warnings):
+        with held(path):
+            for number in range(MOST_WAITING + 20):
+                store.keep_incidents([row(number)])
     assert warnings == ["writing the state failed, what was written is lost: the disk does not keep up"]
     async with opened(path) as (store, _):
         assert len(await store.incidents(1000)) == MOST_WAITING

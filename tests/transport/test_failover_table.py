@@ -150,8 +150,9 @@ async def test_the_next_target_streams(behaviour: Plan, outcome: str, tmp_path: 
 
 async def test_a_refused_connection_costs_nothing_but_the_next_target(tmp_path: Path) -> None:
     async with FakeUpstream() as b:
+        dead = f"http://127.0.0.1:{dead_port()}/v1"
         text = (
-            f"upstreams:\n  a: {{base_url: 'http://127.0.0.1:{dead_port()}/v1'}}\n  b: {{base_url: {b.base_url}}}\n"
+            f"upstreams:\n  a: {{base_url: '{dead}'}}\n  b: {{base_url: {b.base_url}}}\n"
             "routes: {m: [a, b]}\n"
         )
         async with running_proxy(text, tmp_path) as proxy, proxy.chat() as answer:
