@@ -13,21 +13,18 @@
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict, deque
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Literal
 
 import msgspec
 
 from proxy.core.events import AttemptEnded, BreakerMoved, Decided, RequestEnded, RequestOutcome
 from proxy.core.outcome import Kind, Verdict
+from proxy.edge.evidence import End, Evidence, Felt
 
 MERGE_S = 60.0  # reopened within this time: the same incident goes on
-EVIDENCE_S = 30.0  # failures this old still belong to an opening, although there were answers between
 MAX_INCIDENTS = 200
 MAX_FELT = 20_000  # as many requests may run at once, twice `max_connections`
-MAX_TRAIL = 256
 MAX_TURNS, FIRST_TURNS = 24, 8
 MAX_MODELS = 16
 
@@ -44,7 +41,6 @@ TROUBLE = frozenset({"open", "probe_busy", "endpoint", "credential", "cooldown",
 ANSWERED = frozenset({RequestOutcome.OK, RequestOutcome.OK_FAILOVER})
 LOST = frozenset({RequestOutcome.UPSTREAM_ERROR, RequestOutcome.INTERRUPTED})
 
-End = Literal["", "saved", "routed_around", "lost"]
 CellKey = tuple[str, str, str, str]  # scope, upstream, model, operation
 
 
@@ -84,17 +80,6 @@ class Incident(msgspec.Struct):
     cut_short: bool = False
 
 
-@dataclass(slots=True, eq=False)
-class _Felt:
-    """What one request felt of one upstream; `kind` is empty if it was only passed over."""
-
-    at: float
-    kind: str = ""
-    end: End = ""
-    has_ended: bool = False
-    incident: Incident | None = None
-
-
 class Incidents:
     """The folding: events in, incidents out. `wall` is Unix time."""
 
@@ -102,14 +87,19 @@ class Incidents:
         self._kept: OrderedDict[str, Incident] = OrderedDict()
         self._open: dict[CellKey, tuple[Incident, int]] = {}  # with the number of cells behind the key
         self._openings: list[tuple[BreakerMoved, float]] = []
-        self._trails: dict[tuple[str, str, str], deque[_Felt]] = {}
-        self._felt: OrderedDict[str, dict[str, _Felt]] = OrderedDict()
+        self._evidence: Evidence[Incident] = Evidence()
+        self._felt: OrderedDict[str, dict[str, Felt[Incident]]] = OrderedDict()
         self._changed: dict[str, Incident] = {}
 
     @property
     def is_calm(self) -> bool:
         """Tell whether a good answer is no news."""
-        return not (self._trails or self._openings)
+        return not (self._evidence or self._openings)
+
+    @property
+    def has_changed(self) -> bool:
+        """Tell whether `changed` has something to return."""
+        return bool(self._changed or self._openings)
 
     def all(self) -> list[Incident]:
         """Return what is kept, newest first."""
@@ -148,12 +138,11 @@ class Incidents:
 
     def attempt_ended(self, event: AttemptEnded, wall: float) -> None:
         """Fold the ending of an attempt in."""
-        place = (event.upstream, event.model, event.operation)
         kind = event.outcome.kind
         if event.outcome.verdict is Verdict.FAILURE or kind is Kind.RATE_LIMITED:
-            self._failed(event, place, wall)
+            self._failed(event, wall)
         elif kind is Kind.OK:
-            self._trim(place, wall)
+            self._evidence.answered(event, wall)
         self._settle_openings()
 
     def decided(self, event: Decided, wall: float) -> None:
@@ -177,39 +166,32 @@ class Incidents:
         A breaker without traffic comes back without a word, and one that a reload has removed goes so.
         """
         self._settle_openings()
-        for key in [key for key in self._open if states.get(key, "closed") == "closed"]:
-            self._close(key, wall)
+        for key, (incident, _) in list(self._open.items()):
+            # What only observes is shown as closed whatever it has found.
+            if key not in states or (incident.enforced and states[key] == "closed"):
+                self._close(key, wall)
 
-    def _failed(self, event: AttemptEnded, place: tuple[str, str, str], wall: float) -> None:
+    def _failed(self, event: AttemptEnded, wall: float) -> None:
         kind = event.outcome.kind.value
-        incident = self._concerning(*place)
+        incident = self._concerning(event.upstream, event.model, event.operation)
         if incident is None and event.outcome.verdict is not Verdict.FAILURE:
             return  # a rate limit of its own opens no breaker
         felt = self._felt_by(event.request_id, event.upstream, wall)
         felt.kind = kind
         if incident is None:
-            self._trails.setdefault(place, deque(maxlen=MAX_TRAIL)).append(felt)
+            self._evidence.add(event, felt)
         else:
-            _count(incident.kinds, kind)
+            incident.kinds[kind] = incident.kinds.get(kind, 0) + 1
             self._charge(felt, incident, wall)
 
-    def _trim(self, place: tuple[str, str, str], wall: float) -> None:
-        """After a good answer only fresh failures are evidence of anything."""
-        trail = self._trails.get(place)
-        if trail is None:
-            return
-        while trail and trail[0].at < wall - EVIDENCE_S:
-            trail.popleft()
-        if not trail:
-            del self._trails[place]
-
     def _settle_openings(self) -> None:
-        openings, self._openings = self._openings, []
-        for event, wall in openings:
-            self._opened(event, wall)
+        if self._openings:
+            openings, self._openings = self._openings, []
+            for event, wall in openings:
+                self._opened(event, wall)
 
     def _opened(self, event: BreakerMoved, wall: float) -> None:
-        felts = self._evidence(event)
+        felts = self._evidence.take(event)
         incident = self._incident_for(event.upstream, _cause(event, felts), felts, wall)
         key = (event.scope.value, event.upstream, event.model, event.operation)
         _, cells = self._open.get(key, (incident, 0))
@@ -219,20 +201,11 @@ class Incidents:
         if event.model and event.model not in incident.models and len(incident.models) < MAX_MODELS:
             incident.models.append(event.model)
         for felt in felts:
-            _count(incident.kinds, felt.kind)
+            incident.kinds[felt.kind] = incident.kinds.get(felt.kind, 0) + 1
             self._charge(felt, incident, wall)
         self._turn(incident, event, wall)
 
-    def _evidence(self, event: BreakerMoved) -> list[_Felt]:
-        """Take the failures that led to an opening: of one target, or of all that its upstream has."""
-        places = [
-            place
-            for place in self._trails
-            if place[0] == event.upstream and (not event.model or place[1:] == (event.model, event.operation))
-        ]
-        return [felt for place in places for felt in self._trails.pop(place)]
-
-    def _incident_for(self, upstream: str, cause: str, felts: list[_Felt], wall: float) -> Incident:
+    def _incident_for(self, upstream: str, cause: str, felts: list[Felt[Incident]], wall: float) -> Incident:
         for incident in reversed(self._kept.values()):
             is_recent = incident.ended is None or wall - incident.ended <= MERGE_S
             if is_recent and (incident.upstream, incident.cause) == (upstream, cause):
@@ -262,15 +235,15 @@ class Incidents:
         going_on = [incident for key, (incident, _) in self._open.items() if key[1] == upstream]
         return max(going_on, key=lambda incident: incident.started, default=None)
 
-    def _felt_by(self, request_id: str, upstream: str, wall: float) -> _Felt:
+    def _felt_by(self, request_id: str, upstream: str, wall: float) -> Felt[Incident]:
         felts = self._felt.get(request_id)
         if felts is None:
             felts = self._felt[request_id] = {}
             if len(self._felt) > MAX_FELT:
                 self._felt.popitem(last=False)
-        return felts.setdefault(upstream, _Felt(wall))
+        return felts.setdefault(upstream, Felt(wall))
 
-    def _charge(self, felt: _Felt, incident: Incident, wall: float) -> None:
+    def _charge(self, felt: Felt[Incident], incident: Incident, wall: float) -> None:
         self._touch(incident, wall)
         if felt.incident is None:
             felt.incident = incident
@@ -278,15 +251,11 @@ class Incidents:
             if felt.has_ended:
                 self._count_end(felt, incident, wall)
 
-    def _count_end(self, felt: _Felt, incident: Incident, wall: float) -> None:
+    def _count_end(self, felt: Felt[Incident], incident: Incident, wall: float) -> None:
         self._touch(incident, wall)
-        match felt.end:
-            case "saved":
-                incident.saved += 1
-            case "routed_around":
-                incident.routed_around += 1
-            case "lost":
-                incident.lost += 1
+        incident.saved += felt.end == "saved"
+        incident.routed_around += felt.end == "routed_around"
+        incident.lost += felt.end == "lost"
 
     def _turn(self, incident: Incident, event: BreakerMoved, wall: float) -> None:
         incident.openings += event.to_state == "open"
@@ -308,7 +277,7 @@ class Incidents:
         self._changed[incident.id] = incident
 
 
-def _cause(event: BreakerMoved, felts: list[_Felt]) -> str:
+def _cause(event: BreakerMoved, felts: list[Felt[Incident]]) -> str:
     if event.reason in CAUSES:
         return CAUSES[event.reason]
     if event.scope == "endpoint":
@@ -317,11 +286,7 @@ def _cause(event: BreakerMoved, felts: list[_Felt]) -> str:
     return commonest[0][0] if commonest else "failing"
 
 
-def _end(outcome: RequestOutcome, felt: _Felt) -> End:
+def _end(outcome: RequestOutcome, felt: Felt[Incident]) -> End:
     if outcome in ANSWERED:
         return "saved" if felt.kind else "routed_around"
     return "lost" if outcome in LOST else ""
-
-
-def _count(counts: dict[str, int], name: str) -> None:
-    counts[name] = counts.get(name, 0) + 1

@@ -1,7 +1,7 @@
 """Print how soon rules see an outage and how often they see one that is not there, as Markdown tables.
 
     python -m tests.bench.detection              about half a minute of CPU
-    python -m tests.bench.detection --thorough   about a quarter of an hour: months of healthy traffic
+    python -m tests.bench.detection --thorough   about three quarters of an hour: months of healthy traffic
 
 Ours is the real breaker. The others are the rules of well-known proxies and libraries with their
 defaults, retold from their sources and simulated in the same way (`tests/simulation/detection.py`).
@@ -28,7 +28,7 @@ SHARES = (1.0, 0.5, 0.25, 0.12)
 SEED = 20
 # Simulated days of healthy traffic at each rate.
 QUICK_DAYS = (60.0, 10.0, 1.0, 0.2)
-THOROUGH_DAYS = (420.0, 90.0, 30.0, 30.0)
+THOROUGH_DAYS = (420.0, 90.0, 90.0, 90.0)
 NONE_SEEN = 3.0  # no event in n days: with 95 % confidence the true rate is below 3/n per day
 
 
