@@ -1,4 +1,4 @@
-"""What requests felt of upstreams lately: the failures from which an incident is made when a breaker opens."""
+"""What requests felt of upstreams lately: of these failures an incident is made when a breaker opens."""
 
 from __future__ import annotations
 

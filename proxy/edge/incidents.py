@@ -192,11 +192,12 @@ class Incidents:
 
     def _opened(self, event: BreakerMoved, wall: float) -> None:
         felts = self._evidence.take(event)
-        incident = self._incident_for(event.upstream, _cause(event, felts), felts, wall)
         key = (event.scope.value, event.upstream, event.model, event.operation)
-        _, cells = self._open.get(key, (incident, 0))
+        incident, cells = self._open.get(key, (None, 0))
+        if incident is None:
+            incident = self._incident_for(event.upstream, _cause(event, felts), felts, wall)
         self._open[key] = (incident, cells + 1)
-        incident.ended = None
+        incident.ended, incident.cut_short = None, False
         incident.enforced = event.enforced
         if event.model and event.model not in incident.models and len(incident.models) < MAX_MODELS:
             incident.models.append(event.model)
