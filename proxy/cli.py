@@ -10,11 +10,11 @@ import sys
 from collections.abc import Callable, Sequence
 
 from proxy import __version__
-from proxy.commands import check, demo, health, serve
+from proxy.commands import check, demo, health, replay, serve
 
 Command = Callable[[argparse.Namespace], int]
 
-COMMANDS = (serve, demo, check, health)
+COMMANDS = (serve, demo, check, replay, health)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -56,9 +56,13 @@ def provider_of(url: str) -> str | None:
 
 
 def shipped(name: str) -> dict[str, Any]:
-    """Return a shipped table, from the installed package or, in a checkout, from config/."""
-    inside = _PACKAGE / "_shipped" / name
-    path = inside if inside.exists() else _PACKAGE.parent / "config" / name
+    """Return a shipped table."""
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    table: dict[str, Any] = yaml.load(path.read_text("utf-8"), Loader=loader)
+    table: dict[str, Any] = yaml.load(shipped_path(name).read_text("utf-8"), Loader=loader)
     return table
+
+
+def shipped_path(name: str) -> Path:
+    """Return where a shipped file or folder lies: in the installed package or, in a checkout, in config/."""
+    inside = _PACKAGE / "_shipped" / name
+    return inside if inside.exists() else _PACKAGE.parent / "config" / name
