@@ -44,7 +44,7 @@ PACKAGES: dict[str, set[str]] = {
     "transport.websocket": {"msgspec", "aiohttp"},
     "transport.background": {"msgspec", "aiohttp"},
     "store": {"msgspec"},
-    "edge": {"msgspec", "aiohttp", "prometheus_client"},
+    "edge": {"msgspec", "httptools", "aiohttp", "prometheus_client"},
     "config": {"pydantic", "pydantic_core", "yaml"},
     "sim": {"msgspec", "aiohttp", "pydantic", "yaml", "matplotlib"},
     "workers": {"msgspec", "uvloop"},

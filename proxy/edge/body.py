@@ -1,17 +1,21 @@
-"""Reading a request's body: framing, size and time limits of our own."""
+"""A request's body: what need not be read to be refused, and reading what may come.
+
+Both readers take the bytes as they arrive and give back what follows the body, so that a request which
+a client has sent ahead is found where it begins.
+"""
 
 from __future__ import annotations
 
-import asyncio
+import re
 from collections.abc import Mapping
 
-from aiohttp import web
-
 from proxy.dialects.openai import WireError
-from proxy.edge.client import ClientSink
 
-BODY_IDLE_S = 15.0  # longest silence while a body is on its way
-BODY_TOTAL_S = 300.0  # longest time for a whole body: 64 MiB at 1.7 Mbit/s
+# A chunk's size and, ignored, its extensions (RFC 9112, 7.1.1); a trailer field, ignored too (7.1.2).
+_SIZE = re.compile(rb"([0-9A-Fa-f]{1,16})(?:[ \t]*;[\t -~\x80-\xff]{0,256})?")
+_TRAILER = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t -~\x80-\xff]*")
+_MAX_LINE_BYTES = 4096
+_FREE_OVERHEAD_BYTES = 16 * 1024  # beside the data, an eighth of which may be overhead as well
 
 
 def check_framing(headers: Mapping[str, str], limit: int) -> None:
@@ -29,52 +33,74 @@ def check_framing(headers: Mapping[str, str], limit: int) -> None:
         raise _too_large(limit)
 
 
-def whole_body(request: web.BaseRequest, limit: int) -> bytes | None:
-    """Return the body if all of it has arrived, else None.
+class SizedBody:
+    """A body whose size was told."""
 
-    Raises:
-        WireError: too large (413).
+    __slots__ = ("_data", "_size")
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._data = bytearray()
+
+    def feed(self, data: bytes) -> bytes | None:
+        """Take *data*; return what follows the body once it is complete, `None` before."""
+        missing = self._size - len(self._data)
+        self._data += data[:missing]
+        return data[missing:] if len(data) >= missing else None
+
+    @property
+    def received(self) -> int:
+        """Return how many bytes are held."""
+        return len(self._data)
+
+    def data(self) -> bytes:
+        """Return the complete body."""
+        return bytes(self._data)
+
+
+class ChunkedBody:
+    """A body in chunks, at most *limit* bytes of it.
+
+    Strict where readers are known to differ: sizes are plain hexadecimal, every line ends with CRLF,
+    and extensions and trailers, which are dropped, are well-formed and short. Chunks of a few bytes
+    cost more to read than to send, so there can not be very many of them.
     """
-    if not request.content.is_eof():
+
+    __slots__ = ("_data", "_left", "_limit", "_overhead", "_pending", "_step")
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._data = bytearray()
+        self._pending = b""  # the beginning of a line
+        self._left = 0  # of the current chunk
+        self._overhead = 0
+        self._step = self._read_size
+
+    def feed(self, data: bytes) -> bytes | None:
+        """Take *data*; return what follows the body once it is complete, `None` before.
+
+        Raises:
+            WireError: malformed (400) or too large (413).
+        """
+        data = self._pending + data
+        at: int | None = 0
+        while at is not None and at < len(data):
+            if self._left:
+                at = self._read_data(data, at)
+                continue
+            end = data.find(b"\r\n", at)
+            if end < 0:
+                self._keep(data[at:])
+                return None
+            
+        self._pending = b""
         return None
-    body = request.content.read_nowait()
-    if len(body) > limit:
-        raise _too_large(limit)
-    return body
 
+    @property
+    def received(self) -> int:
+        """Return how many bytes are held."""
+        return len(self._data)
 
-async def read_body(
-    request: web.BaseRequest, sink: ClientSink, headers: Mapping[str, str], limit: int
-) -> bytes:
-    """Read the whole body.
-
-    Raises:
-        WireError: too large (413), too slow (408), or badly framed (400).
-    """
-    if headers.get("expect", "").lower() == "100-continue":
-        sink.send_continue()
-    return await _read_slowly(request, limit)
-
-
-async def _read_slowly(request: web.BaseRequest, limit: int) -> bytes:
-    pieces: list[bytes] = []
-    size = 0
-    try:
-        async with asyncio.timeout(BODY_TOTAL_S):
-            while True:
-                async with asyncio.timeout(BODY_IDLE_S):
-                    data = await request.content.readany()
-                if not data:
-                    return b"".join(pieces)
-                pieces.append(data)
-                size += len(data)
-                if size > limit:
-                    raise _too_large(limit)
-    except TimeoutError:
-        raise WireError(408, "request_timeout", "The request body took too long.") from None
-    except web.RequestPayloadError as error:
-        raise WireError(400, "invalid_request", "The request body is not framed correctly.") from error
-
-
-def _too_large(limit: int) -> WireError:
-    return WireError(413, "request_too_large", f"The request body is larger than {limit} bytes.")
+    def data(self) -> bytes:
+        """Return the complete body."""
+        return bytes(self._data)

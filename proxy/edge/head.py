@@ -1,0 +1,128 @@
+"""One request's head: from bytes to method, target, headers and framing, or to the refusal it gets.
+
+llhttp reads the header fields (Node and aiohttp use it too). Beside it stands what it lets through and
+we do not want: RTSP and HTTP/0.9 and 2.0, targets that are no path, a second Host, an encoding before
+`chunked` (RFC 9112, 6.1), a change of protocol. The parser is fed a whole head and nothing else, so no
+way of cutting a head in pieces changes what it means, and what follows it is not touched.
+"""
+
+from __future__ import annotations
+
+import re
+
+import httptools
+
+from proxy.dialects.openai import WireError
+
+HEAD_END = b"\r\n\r\n"
+MAX_HEAD_BYTES = 64 * 1024  # Node allows 16 KiB, nginx 4 * 8 KiB, Go 1 MiB
+MAX_LINE_BYTES = 16 * 1024  # the request line, or one header; aiohttp and nginx have 8 KiB
+MAX_HEADERS = 128  # aiohttp's number; Apache's is 100
+
+_REQUEST_LINE = re.compile(rb"([A-Z]{1,20}) (/[!\"$-~]*) HTTP/1\.([01])\r\n")
+_BARE = re.compile(rb"\r[^\n]|(?:^|[^\r])\n")  # half a line end (RFC 9112, 2.2)
+# Two of these contradict each other, and two readers may believe different ones.
+_SINGLE = frozenset({"host", "content-length", "content-type", "authorization", "expect"})
+_COMMON = (
+    "Accept", "Accept-Encoding", "Accept-Language", "Authorization", "Connection", "Content-Length",
+    "Content-Type", "Host", "User-Agent", "X-Stainless-Arch", "X-Stainless-Async", "X-Stainless-Lang",
+    "X-Stainless-OS", "X-Stainless-Package-Version", "X-Stainless-Read-Timeout",
+    "X-Stainless-Retry-Count", "X-Stainless-Runtime", "X-Stainless-Runtime-Version", "X-Stainless-Timeout",
+)  # fmt: skip
+NAMES = {form.encode(): name.lower() for name in _COMMON for form in (name, name.lower())}
+
+
+class Head:
+    """A request's head; `headers` has lower-case names, `target` is as it came.
+
+    `length` is the body's size if it was told, `chunked` says that it comes in chunks; neither: no body.
+
+    Raises:
+        WireError: it is malformed (400) or too large (431).
+    """
+
+    __slots__ = ("chunked", "headers", "http_1_0", "keep_alive", "length", "method", "target")
+
+    def __init__(self, data: bytes) -> None:
+        _check_size(data)
+        line = _REQUEST_LINE.match(data)
+        if line is None:
+            raise malformed()
+        method, target, minor = line.groups()
+        self.method = method.decode("ascii")
+        self.target = target.decode("ascii")
+        self.http_1_0 = http_1_0 = minor == b"0"
+        self.headers = headers = _Fields().read(data)
+        if "upgrade" in headers or ("host" not in headers and not http_1_0):
+            raise malformed()
+        connection = headers.get("connection")
+        self.keep_alive = not http_1_0 if connection is None else _keeps_alive(connection, http_1_0)
+        length = headers.get("content-length")
+        self.length = int(length) if length is not None else 0
+        coding = headers.get("transfer-encoding")
+        self.chunked = coding is not None
+        if coding is not None and (http_1_0 or coding.lower() != "chunked"):
+            raise malformed()
+
+
+def check_beginning(data: bytes, seen: int) -> None:
+    """Refuse at once what can not become a head; its first *seen* bytes have been checked before.
+
+    Raises:
+        WireError: malformed (400) or too large (431).
+    """
+    if len(data) > MAX_HEAD_BYTES:
+        raise too_large()
+    garbage = not (b"A" <= data[:1] <= b"Z" or data == b"\r")
+    if garbage or _BARE.search(data, max(0, seen - 2)) is not None:
+        raise malformed()
+    if data.find(b"\n") >= seen and _REQUEST_LINE.match(data) is None:
+        raise malformed()
+
+
+def malformed() -> WireError:
+    """Return the refusal of what is not a request, or not one that means the same to everybody."""
+    return WireError(400, "invalid_request", "The request is not valid HTTP/1.1, or asks for another protocol.")
+
+
+def too_large() -> WireError:
+    """Return the refusal of a head beyond the limits."""
+    return WireError(431, "headers_too_large", "The request line or a header is too large, or they are too many.")
+
+
+def _check_size(data: bytes) -> None:
+    size = len(data)
+    if size > MAX_HEAD_BYTES or data.count(b"\n") > MAX_HEADERS + 2:
+        raise too_large()
+    if size > MAX_LINE_BYTES and max(map(len, data.split(b"\n"))) > MAX_LINE_BYTES:
+        raise too_large()
+
+
+class _Fields:
+    """What llhttp finds in one head."""
+
+    __slots__ = ("_headers",)
+
+    def read(self, data: bytes) -> dict[str, str]:
+        """Return the headers; those that may come twice are joined (RFC 9110, 5.3)."""
+        self._headers: dict[str, str] = {}
+        try:
+            httptools.HttpRequestParser(self).feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            raise malformed() from None
+        return self._headers
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Collect one field, for the parser."""
+        key = NAMES.get(name) or name.lower().decode("ascii")
+        text = value.decode("utf-8", "surrogateescape").strip(" \t")
+        if key in self._headers:
+            if key in _SINGLE:
+                raise malformed()
+            text = f"{self._headers[key]}, {text}"
+        self._headers[key] = text
+
+
+def _keeps_alive(connection: str, http_1_0: bool) -> bool:
+    options = {option.strip() for option in connection.lower().split(",")}
+    return "close" not in options and (not http_1_0 or "keep-alive" in options)
