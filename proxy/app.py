@@ -14,6 +14,7 @@ import secrets
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry
@@ -30,6 +31,7 @@ from proxy.edge.admin import Parts as AdminParts
 from proxy.edge.auth import KeyRing
 from proxy.edge.gauges import Gauges
 from proxy.edge.health import Health
+from proxy.edge.incident_log import IncidentLog
 from proxy.edge.limits import Usage
 from proxy.edge.log_writer import LineWriter
 from proxy.edge.loop_lag import LoopLag
@@ -39,6 +41,7 @@ from proxy.edge.observers import compose
 from proxy.edge.recent import Recent
 from proxy.edge.server import ProxyServer
 from proxy.edge.status_data import Sources, StatusBoard
+from proxy.store.store import Store
 from proxy.transport.connection.dial import Dialer
 from proxy.transport.connection.dns import Resolver
 from proxy.transport.connection.pool import ConnectionPool
@@ -56,11 +59,15 @@ class BindError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the command line adds. `reread` loads the configuration again, for a reload."""
+    """What the command line adds. `reread` loads the configuration again, for a reload.
+
+    `state` is the file to keep state in where the configuration names none; `None` for memory only.
+    """
 
     log_fd: int = 1
     log_format: Format = "json"
     reread: Callable[[], Loaded] | None = None
+    state: Path | None = None
 
 
 class Application:
@@ -88,10 +95,12 @@ class Application:
         self.recent = Recent(running=lambda request_id: self.forwarder.facts_of(request_id))
         self._log = LineWriter(self._options.log_fd, loop.call_later)
         access_log = AccessLog(self._log.write, time.time, self._options.log_format)
+        self._store = Store(self._state_file(), lambda text: self.say("note", level="warning", message=text))
+        self.incidents = IncidentLog(time.monotonic, time.time, self._store, loop.call_later)
         self.board = StatusBoard(self._sources())
         self.metrics = Metrics(parts.names, CollectorRegistry(), self._gauges(), version=__version__)
         self.metrics.loaded(config_hash(parts.settings), time.time())
-        observe = compose([self.metrics, access_log, self.recent, self.board])
+        observe = compose([self.metrics, access_log, self.recent, self.board, self.incidents])
         connections = ConnectionPool(Dialer(Resolver(time.monotonic)), time.monotonic)
         wire = Wire(connections, time.monotonic, time.time)
         self.forwarder = Forwarder(self.pool, self.budgets, parts.upstreams, wire, self._rng, observe)
@@ -104,6 +113,10 @@ class Application:
             instance=secrets.token_hex(4),
         )
 
+    def _state_file(self) -> Path | None:
+        named = self.parts.settings.server.state
+        return Path(named).expanduser() if named is not None else self._options.state
+
     def _sources(self) -> Sources:
         return Sources(
             version=__version__,
@@ -114,6 +127,9 @@ class Application:
             ready=lambda: self.health.is_ready,
             drained=lambda: {cell.upstream for cell in self.pool.snapshot(time.monotonic()) if cell.drained},
             listen=lambda: [str(self.listen), str(self.admin)],
+            in_flight=lambda: self.server.in_flight,
+            incidents=self.incidents.incidents,
+            requests=self.recent.latest,
         )
 
     def _gauges(self) -> Gauges:
@@ -144,6 +160,8 @@ class Application:
             BindError: an address can not be bound; nothing is left listening.
         """
         server = self.parts.settings.server
+        await self._store.open()
+        await self.incidents.restore()
         try:
             await self._listen("server.listen", server.listen)
             await self._serve_admin("server.admin", server.admin, self._admin_app())
@@ -267,4 +285,6 @@ class Application:
         for runner in self._runners:
             await runner.cleanup()
         await self.forwarder.wire.pool.close()
+        self.incidents.save()
+        await self._store.close()
         self._log.close()

@@ -109,4 +109,5 @@ def _upstream(wire: UpstreamWire, known: UpstreamFacts) -> Upstream:
         client_headers=_passed_on(wire),
         params=Params(frozenset(wire.drop), wire.rename, wire.set) if changed else None,
         models=wire.models,
+        prefills=wire.prefills,
     )

@@ -102,6 +102,9 @@ class CapabilitySettings(Frozen):
     json_schema: OptionalFlag = Field(default=None, description="Answers that follow a JSON Schema.")
     logprobs: OptionalFlag = Field(default=None, description="Log probabilities.")
     n: OptionalFlag = Field(default=None, description="More than one choice.")
+    prefill: OptionalFlag = Field(
+        default=None, description="Goes on from an assistant message that comes last (to resume streams)."
+    )
     streaming: OptionalFlag = Field(default=None, description="Streamed answers.")
     suffix: OptionalFlag = Field(default=None, description="The suffix parameter of completions.")
     tools: OptionalFlag = Field(default=None, description="Tool calls.")

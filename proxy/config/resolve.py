@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Any
 
 from pydantic import BaseModel
@@ -44,6 +45,7 @@ class Wire:
     rename: Mapping[str, str]
     set: Mapping[str, Any]
     models: Mapping[str, str]
+    prefills: bool
     proxy: Secret | None
     ca_file: str | None
     status_feed: str | None
@@ -163,6 +165,7 @@ def upstream_wire(settings: Settings, name: str) -> Wire:
         rename={**row.rename, **params.rename},
         set=params.set,
         models=upstream.models,
+        prefills=upstream.capabilities.prefill is True,
         proxy=upstream.proxy,
         ca_file=upstream.ca_file,
         status_feed=upstream.status_feed,
@@ -216,17 +219,23 @@ def _credentials(settings: Settings, name: str) -> tuple[str, ...]:
     """Name the cells of an upstream's keys, in the order of `Wire.keys`.
 
     The same key at the same provider has one cell, whoever uses it; it is named after the first upstream
-    that does. The same words at different providers ("none", "local") are different keys.
+    that does. The same words at different providers ("none", "local") are different keys. The name ends
+    in a digest of the key, so that a key that replaces a refused one begins with a clean slate; it is for
+    the core alone, which shows the upstream's name wherever it tells of a key.
     """
     mine = settings.upstreams[name]
     names = []
     for key in mine.keys:
         for other, upstream in settings.upstreams.items():
             if key in upstream.keys and _same_provider(mine, upstream):
-                number = upstream.keys.index(key) + 1
-                names.append(other if number == 1 else f"{other}#{number}")
+                names.append(f"{other}@{_digest(key)}")
                 break
     return tuple(names) or (name,)
+
+
+def _digest(key: Secret) -> str:
+    """Return what tells a key from the one it replaces: too little to find a real key by."""
+    return blake2b(key.reveal().encode(), digest_size=6, person=b"sidestep").hexdigest()
 
 
 def _same_provider(one: UpstreamSettings, other: UpstreamSettings) -> bool:

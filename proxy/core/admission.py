@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from random import Random
-from typing import NamedTuple
 
 from proxy.core.blame import NEUTRAL
 from proxy.core.breaker import Admission, Breaker, State
@@ -13,24 +12,26 @@ from proxy.core.limits import is_reasoning, limits_of
 from proxy.core.outcome import Kind
 from proxy.core.register import Register
 from proxy.core.target import CallFacts, Target
+from proxy.core.value import value
 
+CLOSED = State.CLOSED
 LEAST_BAD_EVERY_S = 5.0
 MOST_REJECTED = 0.9
 # A passed `GET /models` says nothing of these: the quota is spent, or that one model is gone.
 NOT_CHECKABLE = frozenset({Kind.QUOTA_SPENT.value, Kind.MODEL_MISSING.value})
 
 
-class Tickets(NamedTuple):
-    """What the breakers of target, endpoint and credential gave; the latter two only where in doubt."""
+@value
+class Tickets:
+    """What the breakers of target, endpoint and credential gave; the latter two only where in doubt.
+
+    `is_probe`: the attempt is what one of the breakers is waiting for.
+    """
 
     target: Admission
     endpoint: Admission | None = None
     credential: Admission | None = None
-
-    @property
-    def is_probe(self) -> bool:
-        """Tell whether the attempt is what one of the breakers is waiting for."""
-        return any(ticket is not None and ticket.probe for ticket in self)
+    is_probe: bool = False
 
 
 def admit(
@@ -38,12 +39,11 @@ def admit(
 ) -> Tickets | None:
     """Return a ticket from each breaker, or `None`. Who has waited (*held*) needs no luck in a ramp."""
     breaker, endpoint, credential = cell.breaker, cell.upstream.endpoint, key.credential.breaker
-    closed = State.CLOSED
     if (
-        breaker.state is closed
-        and endpoint.breaker.state is closed
+        breaker.state is CLOSED
+        and endpoint.breaker.state is CLOSED
         and endpoint.doubtful_until <= now
-        and credential.state is closed
+        and credential.state is CLOSED
     ):
         ticket = breaker.admit(now, rng)
         return Tickets(ticket) if ticket is not None else None
@@ -63,7 +63,7 @@ def admit(
                 giver.record(given, NEUTRAL, now, request=call.request_id, rng=rng)
             return None
         tickets[asked] = ticket
-    return Tickets(*(tickets[asked] for asked in breakers))
+    return _all_three(*(tickets[asked] for asked in breakers))
 
 
 def admit_anyway(cell: TargetCell, key: Key, now: float, rng: Random) -> Tickets | None:
@@ -81,13 +81,25 @@ def admit_anyway(cell: TargetCell, key: Key, now: float, rng: Random) -> Tickets
         return None
     cell.last_least_bad_at = now
     breakers = (cell.breaker, cell.upstream.endpoint.breaker, key.credential.breaker)
-    return Tickets(*(asked.admit_anyway(now, rng) for asked in breakers))
+    return _all_three(*(asked.admit_anyway(now, rng) for asked in breakers))
 
 
-def checkable(register: Register, upstream: str) -> Iterator[Breaker]:
-    """Return the open breakers of an upstream for which a passed `GET /models` is good news."""
+def checkable(register: Register, upstream: str, credential: str | None = None) -> Iterator[Breaker]:
+    """Return the open breakers of an upstream for which a passed `GET /models` is good news.
+
+    With *credential*, the key that it was asked with, of the keys' breakers only that one's.
+    """
     cell = register.upstreams[upstream]
     breakers = [cell.endpoint.breaker]
-    breakers += [credential.breaker for credential in cell.credentials]
+    breakers += [held.breaker for held in cell.credentials if credential in (None, held.name)]
     breakers += [target.breaker for target in register.targets_of(upstream)]
-    return (b for b in breakers if b.state is State.OPEN and b.reason not in NOT_CHECKABLE)
+    return (breaker for breaker in breakers if is_checkable(breaker))
+
+
+def is_checkable(breaker: Breaker) -> bool:
+    """Tell whether a passed `GET /models` would be good news for this breaker."""
+    return breaker.state is State.OPEN and breaker.reason not in NOT_CHECKABLE
+
+
+def _all_three(target: Admission, endpoint: Admission, credential: Admission) -> Tickets:
+    return Tickets(target, endpoint, credential, target.probe or endpoint.probe or credential.probe)

@@ -24,6 +24,7 @@ REST_FIRST_S = 5.0
 REST_LONGEST_S = 60.0
 CREDENTIAL_OPEN_S = 300.0
 CREDENTIAL_LONGEST_S = 900.0
+CLOSED = State.CLOSED
 
 
 class Rest:
@@ -94,6 +95,13 @@ class Key:
     credential: CredentialCell
     quota: Rest = field(default_factory=Rest)
 
+    def is_usable(self, now: float) -> bool:
+        """Tell whether neither the key nor its quota stands in the way."""
+        if self.quota.until > now:
+            return False
+        breaker = self.credential.breaker
+        return breaker.state is CLOSED or breaker.peek(now)
+
 
 @dataclass(slots=True, eq=False)
 class UpstreamCell:
@@ -135,12 +143,12 @@ class TargetCell:
         """Return the key whose turn it is among those that may be used now."""
         keys = self.keys
         count = len(keys)
+        if count == 1:
+            return keys[0] if keys[0].is_usable(now) else None
         for offset in range(count):
             key = keys[(self.turn + offset) % count]
-            if key.quota.until <= now:
-                breaker = key.credential.breaker
-                if breaker.state is State.CLOSED or breaker.peek(now):
-                    return key
+            if key.is_usable(now):
+                return key
         return None
 
     def key_at(self, now: float) -> float:

@@ -6,6 +6,7 @@ others last (they fail together), put the same target back (a retry), or end the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from random import Random
 from typing import Literal, NamedTuple
 
@@ -73,7 +74,7 @@ class Course:
         self._long_retries = 0
         self._tried_another_model = False
         self._is_fresh = False
-        self.targets: list[Target] = []
+        self.targets: Sequence[Target] = ()
         self.rest: list[Target] = []
         self.ended: list[tuple[Permit, Outcome]] = []
         self.relay: tuple[Permit, Outcome] | None = None
@@ -85,10 +86,7 @@ class Course:
 
     def begin(self) -> Refused | None:
         """Put the route's targets in order; return why there is none."""
-        call = self._call
-        ordered = order_targets(
-            self._route, call, self._rng, lambda target: self._pool.load(target, call.operation)
-        )
+        ordered = order_targets(self._route, self._call, self._rng, self._load)
         if isinstance(ordered, Refused):
             return ordered
         self.targets = ordered
@@ -171,6 +169,9 @@ class Course:
         self.pause = Pause(available_at, "patience")
         return True
 
+    def _load(self, target: Target) -> int:
+        return self._pool.load(target, self._call.operation)
+
     def _next(self, permit: Permit, outcome: Outcome) -> Next:
         """Return what the table says, as this request's circumstances change it."""
         kind, following = outcome.kind, outcome.rule.next
@@ -184,6 +185,8 @@ class Course:
             following = Next.OTHER
         if following is Next.FRESH and self._is_fresh:
             following = Next.OTHER
+        if self.is_resuming and following is Next.CLIENT:
+            following = Next.OTHER  # a stream that has begun can't be answered by a refusal
         if following in (Next.DONE, Next.CLIENT, Next.NOBODY) or self._call.replayable:
             return Next.OTHER if outcome.unready else following
         is_unsent = kind is Kind.CONNECT_FAILED or (kind is Kind.STALE_CONNECTION and outcome.code == UNSENT)

@@ -8,38 +8,34 @@ says nothing of the target.
 
 from __future__ import annotations
 
-from proxy.core.value import value
 
-
-@value
 class Deadline:
-    """When one request's time is over. `started` is monotonic; the limits are seconds from then."""
+    """When one request's time is over.
 
-    started: float
-    policy_s: float
-    asked_s: float | None = None
-    client_s: float | None = None
+    `started` and `at` are monotonic; `limit_s`, the shortest of the limits and never negative, lies
+    between them. `is_clients`: the client's limit holds rather than ours, which is `policy_s`.
+    """
 
-    @property
-    def limit_s(self) -> float:
-        """Return the shortest of the limits, never negative."""
-        limit = self.policy_s
-        if self.asked_s is not None and self.asked_s < limit:
-            limit = self.asked_s
-        if self.client_s is not None and self.client_s < limit:
-            limit = self.client_s
-        return max(0.0, limit)
+    __slots__ = ("at", "is_clients", "limit_s", "policy_s", "started")
 
-    @property
-    def at(self) -> float:
-        """Return the instant at which the time is over."""
-        return self.started + self.limit_s
+    def __init__(
+        self, started: float, policy_s: float, asked_s: float | None = None, client_s: float | None = None
+    ) -> None:
+        limit_s = policy_s
+        if asked_s is not None and asked_s < limit_s:
+            limit_s = asked_s
+        if client_s is not None and client_s < limit_s:
+            limit_s = client_s
+        self.started = started
+        self.policy_s = policy_s
+        self.limit_s = limit_s if limit_s > 0.0 else 0.0
+        self.at = started + self.limit_s
+        self.is_clients = self.limit_s < policy_s
 
-    @property
-    def is_clients(self) -> bool:
-        """Tell whether the client's limit holds rather than ours."""
-        return self.limit_s < self.policy_s
+    def __repr__(self) -> str:
+        return f"Deadline(started={self.started}, limit_s={self.limit_s}, is_clients={self.is_clients})"
 
     def remaining(self, now: float) -> float:
         """Return the seconds left, never negative."""
-        return max(0.0, self.started + self.limit_s - now)
+        left = self.at - now
+        return left if left > 0.0 else 0.0

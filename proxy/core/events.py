@@ -172,7 +172,8 @@ class RequestEnded:
 
     `upstream` and `model` are those that answered, empty if none did. `model` here is the real name
     (for logs), `client` the configured name of the client's key. `wall` is the Unix time of the end.
-    `facts` is what happened on the way, in order.
+    `facts` is what happened on the way, in order. `resumed` says how a stream that broke was carried on
+    elsewhere ("exact", "prefill", "instruction"), or that it was not ("unsafe", "failed").
     """
 
     request_id: str
@@ -194,6 +195,7 @@ class RequestEnded:
     client_retry: int
     wall: float
     facts: Sequence[Event] = ()
+    resumed: str = ""
 
 
 Event = (

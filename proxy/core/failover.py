@@ -34,13 +34,15 @@ from proxy.core.course import LAST_BACKOFF_MOST_S, Course
 from proxy.core.deadline import Deadline
 from proxy.core.events import AttemptRecord, Decision, Event
 from proxy.core.exhaustion import Blocked, ending_of
-from proxy.core.limits import stall_s
 from proxy.core.outcome import Kind, Outcome, Scope, Verdict
 from proxy.core.permit import Availability, Permit, Shift
 from proxy.core.pool import Pool
 from proxy.core.steps import GiveUp, Step, Timeouts, Try, Wait
 from proxy.core.target import CallFacts, Route, Target
+from proxy.core.timing import usual_timeouts
 
+OK = Kind.OK
+SELECT = Decision.SELECT
 HEDGE_SAMPLES = 50  # an earlier 95th percentile is a guess
 RECHECK_S = 0.02
 LINE_SPACING_S = 0.01  # those further behind in a line ask later, by a second at most
@@ -140,7 +142,7 @@ class Failover:
             return None, []
         del rest[0]
         events: list[Event] = [self._account.decided(Decision.HEDGE, target.upstream.name, "slow")]
-        return self._start(permit, now, events), events
+        return self._start(permit, now), events
 
     def first_content(self, permit: Permit, seconds: float, now: float) -> list[Event]:
         """Take note that an attempt is good: from now on it is the answer."""
@@ -169,13 +171,12 @@ class Failover:
 
         Raises: ValueError for a permit that is settled already.
         """
-        events = self._pool.settle(
-            permit, outcome, now, committed=committed, poisoned=self._is_poisoned(outcome)
-        )
-        self._note_body(permit, outcome)
-        self._running.pop(permit.id, None)
-        if outcome.kind is not Kind.OK:
-            self._course.after(permit, outcome, self._attempts_left, now)
+        if outcome.kind is OK:
+            events = self._pool.settle(permit, outcome, now)
+            self._pool.poison.succeeded(self._call.digest)
+            self._running.pop(permit.id, None)
+        else:
+            events = self._settle_bad(permit, outcome, now, committed=committed)
         events.append(self._account.ended(permit, outcome, now))
         return events
 
@@ -183,8 +184,9 @@ class Failover:
         """End the request wherever it is: nothing stays open, and no place in a line stays taken."""
         self._pool.lines.leave(self._route.name, self._call.request_id)
         events: list[Event] = []
-        for permit in tuple(self._running.values()):
-            events += self.settle(permit, Outcome(Kind.CANCELLED), now)
+        if self._running:
+            for permit in tuple(self._running.values()):
+                events += self.settle(permit, Outcome(Kind.CANCELLED), now)
         return events
 
     @property
@@ -207,13 +209,13 @@ class Failover:
                 return GiveUp(refused.status, refused.code, refused.message)
         if course.is_over:
             return self._give_up((), now, events)
-        if not course.is_resuming and self._deadline.remaining(now) <= 0.0:
+        if now >= self._deadline.at and not course.is_resuming:
             return self._give_up((), now, events, is_late=True)
         if course.pause is not None:
             if now < course.pause.until:
                 return Wait(*course.pause)
             course.pause = None
-        if self._attempts_left > 0:
+        if self._counted < self._route.policy.max_attempts:
             return self._try_rest(course.rest, now, events)
         if course.fresh_for is not None:
             return self._try_rest([course.fresh_for], now, events)
@@ -265,26 +267,29 @@ class Failover:
         last = course.last
         if blocked:
             events += account.skipped(blocked)
-        if target is course.fresh_for:
-            decision, reason = Decision.RETRY, Kind.STALE_CONNECTION.value
-        elif permit.least_bad:
-            decision, reason = Decision.LEAST_BAD, blocked[0][1].reason
-        elif last is None:
-            decision = Decision.SELECT
-            reason = "probe" if permit.probe else "next" if blocked else "first"
+        if last is None and target is not course.fresh_for and not permit.least_bad:
+            decision, reason = SELECT, "probe" if permit.probe else "next" if blocked else "first"
         else:
-            reason = last[1].kind.value
-            is_same = last[0].target.key == target.key
-            decision = (
-                Decision.RETRY if is_same else Decision.RESUME if course.is_resuming else Decision.FAILOVER
-            )
+            decision, reason = self._why(permit, blocked)
         events.append(account.decided(decision, target.upstream.name, reason))
         if last is not None and last[0].target.key != target.key:
             course.moved_on()
             events.append(account.moved(last[0], permit, last[1]))
-        return self._start(permit, now, events)
+        return self._start(permit, now)
 
-    def _start(self, permit: Permit, now: float, events: list[Event]) -> Try:
+    def _why(self, permit: Permit, blocked: Blocked) -> tuple[Decision, str]:
+        """Return what kind of attempt this is, other than the request's first, and because of what."""
+        course, last = self._course, self._course.last
+        if permit.target is course.fresh_for:
+            return Decision.RETRY, Kind.STALE_CONNECTION.value
+        if permit.least_bad or last is None:
+            return Decision.LEAST_BAD, blocked[0][1].reason
+        reason = last[1].kind.value
+        if last[0].target.key == permit.target.key:
+            return Decision.RETRY, reason
+        return Decision.RESUME if course.is_resuming else Decision.FAILOVER, reason
+
+    def _start(self, permit: Permit, now: float) -> Try:
         course = self._course
         is_fresh, course.fresh_for = permit.target is course.fresh_for, None
         self._counted += not is_fresh
@@ -297,18 +302,15 @@ class Failover:
         A stream's first attempts share a time that is too short for the limit: half of what is left
         goes to this one, though not less than its soft limit, so that the next can still answer.
         """
-        call, target, deadline = self._call, permit.target, self._deadline
-        hard, soft = self._pool.limits(permit, call)
-        connect = target.upstream.connect_s
-        stall = stall_s(call, target)
+        usual, deadline = usual_timeouts(permit, self._call), self._deadline
         left = inf if self._course.is_resuming else deadline.remaining(now)
-        if hard < left:
-            return Timeouts(connect, hard, stall, soft, False)
-        head = left
-        if call.stream and self._course.rest and self._attempts_left > 0:
+        if usual.head_s < left:
+            return usual
+        head, soft = left, usual.soft_s
+        if self._call.stream and self._course.rest and self._attempts_left > 0:
             head = max(left / 2.0, min(soft, left))
         is_unfair = deadline.is_clients or head < min(soft, deadline.policy_s / 2.0)
-        return Timeouts(min(connect, left), head, stall, soft, is_unfair)
+        return Timeouts(min(usual.connect_s, left), head, usual.stall_s, soft, is_unfair)
 
     def _hedge_after_s(self, permit: Permit) -> float | None:
         hedge = self._route.policy.hedge
@@ -398,16 +400,19 @@ class Failover:
         events.append(self._account.decided(Decision.GIVE_UP, "", ending.code))
         return GiveUp(ending.status, ending.code, ending.message, ending.retry_after_s, ending.should_retry)
 
-    def _is_poisoned(self, outcome: Outcome) -> bool:
+    def _settle_bad(self, permit: Permit, outcome: Outcome, now: float, *, committed: bool) -> list[Event]:
+        """Charge an ending that is no success, and see what it leaves to be tried."""
+        pool, is_failure = self._pool, outcome.verdict is Verdict.FAILURE
+        poisoned = is_failure and self._is_poisoned()
+        events = pool.settle(permit, outcome, now, committed=committed, poisoned=poisoned)
+        if is_failure and outcome.rule.scope is Scope.TARGET:
+            pool.poison.failed(self._call.digest, permit.target.key)
+        self._running.pop(permit.id, None)
+        self._course.after(permit, outcome, self._attempts_left, now)
+        return events
+
+    def _is_poisoned(self) -> bool:
         """Tell whether this body's failing has no weight: it fails everywhere, or its SDK repeats it."""
-        if outcome.verdict is not Verdict.FAILURE:
-            return False
         if self._call.client_retry > 0 and len(self._course.targets) == 1:
             return True
         return self._pool.poison.suspects(self._call.digest)
-
-    def _note_body(self, permit: Permit, outcome: Outcome) -> None:
-        if outcome.kind is Kind.OK:
-            self._pool.poison.succeeded(self._call.digest)
-        elif outcome.verdict is Verdict.FAILURE and outcome.rule.scope is Scope.TARGET:
-            self._pool.poison.failed(self._call.digest, permit.target.key)

@@ -17,15 +17,21 @@ WARM = 30  # with fewer samples there is no quantile: the cold defaults hold
 
 
 class Latency:
-    """Recent times of one kind of call on one target, in seconds."""
+    """Recent times of one kind of call on one target, in seconds.
 
-    __slots__ = ("_next_at", "_oldest", "_order", "_sorted")
+    `p95` is the 95th percentile, `None` while cold. `derived` is for whoever works something out from
+    it for every request: it is forgotten when `p95` changes.
+    """
+
+    __slots__ = ("_next_at", "_oldest", "_order", "_sorted", "derived", "p95")
 
     def __init__(self) -> None:
         self._order: list[float] = []
         self._oldest = 0
         self._sorted: list[float] = []
         self._next_at = float("-inf")
+        self.p95: float | None = None
+        self.derived: object = None
 
     def __repr__(self) -> str:
         return f"Latency(n={len(self._sorted)}, p50={self.p50}, p95={self.p95})"
@@ -48,6 +54,10 @@ class Latency:
             del self._sorted[bisect_left(self._sorted, gone)]
             self._next_at = now + SPACING_S
         insort(self._sorted, seconds)
+        p95 = self.quantile(0.95)
+        if p95 != self.p95:
+            self.p95 = p95
+            self.derived = None
 
     def quantile(self, share: float) -> float | None:
         """Return the smallest sample that *share* of all do not exceed; `None` while cold."""
@@ -58,11 +68,6 @@ class Latency:
     def p50(self) -> float | None:
         """Return the median, `None` while cold."""
         return self.quantile(0.5)
-
-    @property
-    def p95(self) -> float | None:
-        """Return the 95th percentile, `None` while cold."""
-        return self.quantile(0.95)
 
 
 class Latencies:

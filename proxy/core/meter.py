@@ -10,12 +10,14 @@ from __future__ import annotations
 class Meter:
     """How much was counted lately. Nothing expires by a timer: old slices are cleared when touched."""
 
-    __slots__ = ("_at", "_began", "_counts", "_slice_s")
+    __slots__ = ("_at", "_began", "_counts", "_ends_at", "_slice_s", "_slot")
 
     def __init__(self, slices: int, slice_s: float) -> None:
         self._counts = [0] * slices
         self._slice_s = slice_s
         self._at = -1  # number of the slice that is being filled
+        self._slot = 0  # its place in the ring
+        self._ends_at = float("-inf")
         self._began = -1  # number of the first slice ever filled
 
     def __repr__(self) -> str:
@@ -23,14 +25,13 @@ class Meter:
 
     def add(self, now: float, count: int = 1) -> None:
         """Count *count* at *now*."""
-        at = int(now / self._slice_s)
-        if at != self._at:
-            self._roll(at)
-        self._counts[at % len(self._counts)] += count
+        if now >= self._ends_at:
+            self._roll(now)
+        self._counts[self._slot] += count
 
     def total(self, now: float, span_s: float | None = None) -> int:
         """Return the count over the last *span_s* (`None`: over all slices), the running slice included."""
-        self._roll(int(now / self._slice_s))
+        self._roll(now)
         if span_s is None:
             return sum(self._counts)
         slices = min(len(self._counts), round(span_s / self._slice_s))
@@ -45,15 +46,16 @@ class Meter:
 
     def peak(self, now: float) -> float:
         """Return the highest count of one slice, per second."""
-        self._roll(int(now / self._slice_s))
+        self._roll(now)
         return max(self._counts) / self._slice_s
 
-    def _roll(self, at: int) -> None:
-        """Make *at* the running slice and clear those between. Time does not go back."""
+    def _roll(self, now: float) -> None:
+        """Make the slice of *now* the running one and clear those between. Time does not go back."""
+        at, size = int(now / self._slice_s), len(self._counts)
         if self._began < 0:
             self._began = self._at = at
-            return
-        size = len(self._counts)
         for passed in range(self._at + 1, min(at, self._at + size) + 1):
             self._counts[passed % size] = 0
         self._at = max(self._at, at)
+        self._slot = self._at % size
+        self._ends_at = (self._at + 1) * self._slice_s

@@ -39,7 +39,7 @@ class Shift(NamedTuple):
 class Permit:
     """Leave for one attempt, to be settled exactly once.
 
-    `least_bad`: given against the rules, because nobody was available. From `cell` to `others` it is the
+    `least_bad`: given against the rules, because nobody was available. The rest, from `cell` on, is the
     pool's own business.
     """
 
@@ -58,6 +58,7 @@ class Permit:
     credential_admission: Admission | None
     others: Sequence[Target] = ()
     least_bad: bool = False
+    is_settled: bool = False
 
     @property
     def credential(self) -> str:

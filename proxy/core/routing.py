@@ -8,7 +8,7 @@ and cooldowns are not asked here: they change while a request waits.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from random import Random
 
 from proxy.core.outcome import Kind
@@ -60,8 +60,10 @@ class RouteTable:
         return route
 
 
-def order_targets(route: Route, call: CallFacts, rng: Random, load: Load) -> list[Target] | Refused:
+def order_targets(route: Route, call: CallFacts, rng: Random, load: Load) -> Sequence[Target] | Refused:
     """Return the targets for *call*, best first and never empty, or why there is none."""
+    if route.order is not None and call.allowed is None and call.pinned is None:
+        return route.order
     ordered: list[Target] = []
     for tier in route.tiers:
         fitting = [target for target in tier.targets if not exclusion(target, route, call)]

@@ -131,7 +131,8 @@ class Route:
     """The model name (or pattern) a client asks for, and where it may go, best tier first.
 
     `allow` and `deny` name upstreams; `allow=None` allows all. `owner` gets creates of
-    provider-held objects.
+    provider-held objects. `order` is the only order there can be for a client that may go anywhere,
+    `None` where it depends on the call, on chance or on the load.
     """
 
     name: str
@@ -140,6 +141,25 @@ class Route:
     allow: frozenset[str] | None = None
     deny: frozenset[str] = frozenset()
     owner: str | None = None
+    order: tuple[Target, ...] | None = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        # A value sets nothing later: see `value`.
+        object.__setattr__(self, "order", _only_order(self))
+
+
+def _only_order(route: Route) -> tuple[Target, ...] | None:
+    if not route.tiers or route.allow is not None or route.deny or route.owner is not None:
+        return None
+    targets = tuple(target for tier in route.tiers for target in tier.targets)
+    is_plain = all(
+        target.model is not None
+        and target.context is None
+        and not target.upstream.lacks
+        and target.upstream.endpoints is None
+        for target in targets
+    )
+    return targets if is_plain and all(len(tier.targets) == 1 for tier in route.tiers) else None
 
 
 @value

@@ -40,10 +40,13 @@ class Delta(msgspec.Struct, gc=False):
 
     def speaks(self) -> bool:
         """Say whether there is anything in it for the reader."""
+        return bool(self.content) or self.says_more()
+
+    def says_more(self) -> bool:
+        """Say whether there is anything but text in it for the reader."""
         called, audio = self.function_call, self.audio
         return bool(
-            self.content
-            or self.reasoning_content
+            self.reasoning_content
             or self.reasoning
             or self.tool_calls
             or self.refusal

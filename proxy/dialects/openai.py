@@ -162,6 +162,25 @@ def stream_error_event(operation: str, code: str, message: str, *, sequence: int
     return b"event: error\ndata: " + msgspec.json.encode(flat | {"error": error}) + b"\n\n"
 
 
+def refusal_event(operation: str, body: bytes, code: str, message: str) -> bytes:
+    """Return an upstream's own refusal as the event that ends a stream which has begun without content."""
+    try:
+        refusal = msgspec.json.decode(body, type=_Refusal).error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        refusal = _Said()
+    said_code = refusal.code if isinstance(refusal.code, str) else None
+    return stream_error_event(operation, said_code or code, refusal.message or message)
+
+
+class _Said(msgspec.Struct):
+    message: str | None = None
+    code: str | int | None = None
+
+
+class _Refusal(msgspec.Struct):
+    error: _Said
+
+
 def _error_object(status: int, code: str, message: str, param: str | None) -> dict[str, object]:
     kind = _ERROR_TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
     return {"message": message, "type": kind, "param": param, "code": code}

@@ -12,7 +12,6 @@ import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from pathlib import Path
 from typing import Protocol
 
 import msgspec
@@ -26,7 +25,6 @@ from proxy.edge.status_data import Status
 from proxy.edge.status_page import render
 
 MAX_BODY = 64 * 1024
-PAGE = Path(__file__).parent / "status" / "index.html"
 DEFAULT_COUNT, MAX_COUNT = 100, 1000
 
 Exposition = Callable[[str], tuple[bytes, str]]
@@ -133,10 +131,9 @@ class _Pages:
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
-        self._page = PAGE.read_bytes() if PAGE.is_file() else None
 
     async def index(self, _request: web.Request) -> web.Response:
-        page = self._page if self._page is not None else render(self._parts.status())
+        page = render(self._parts.status())
         headers = {"Content-Security-Policy": content_security_policy(page)}
         return web.Response(body=page, content_type="text/html", charset="utf-8", headers=headers)
 

@@ -1,7 +1,7 @@
-"""A request's body: what need not be read to be refused, and reading what may come.
+"""A request's body: what need not be read to be refused, and the reading of what comes.
 
-Both readers take the bytes as they arrive and give back what follows the body, so that a request which
-a client has sent ahead is found where it begins.
+Both readers take bytes as they arrive and give back those that follow the body, so that a request
+which a client has sent ahead is found where it begins.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from collections.abc import Mapping
 
 from proxy.dialects.openai import WireError
 
-# A chunk's size and, ignored, its extensions (RFC 9112, 7.1.1); a trailer field, ignored too (7.1.2).
-_SIZE = re.compile(rb"([0-9A-Fa-f]{1,16})(?:[ \t]*;[\t -~\x80-\xff]{0,256})?")
-_TRAILER = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t -~\x80-\xff]*")
+# One chunk may have this many bytes of extensions; nobody sends any.
+_SIZE = rb"([0-9A-Fa-f]{1,16})(?:[ \t]*;[\t -~\x80-\xff]{0,256})?"
+_TRAILER = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t -~\x80-\xff]*"
 _MAX_LINE_BYTES = 4096
-_FREE_OVERHEAD_BYTES = 16 * 1024  # beside the data, an eighth of which may be overhead as well
+_FREE_OVERHEAD_BYTES = 64 * 1024  # then an eighth of the data: chunks of a few bytes cost us most
 
 
 def check_framing(headers: Mapping[str, str], limit: int) -> None:
@@ -34,73 +34,113 @@ def check_framing(headers: Mapping[str, str], limit: int) -> None:
 
 
 class SizedBody:
-    """A body whose size was told."""
+    """A body whose size was told; *data* holds what has come of it."""
 
-    __slots__ = ("_data", "_size")
+    __slots__ = ("_size", "data")
 
     def __init__(self, size: int) -> None:
         self._size = size
-        self._data = bytearray()
+        self.data = bytearray()
 
     def feed(self, data: bytes) -> bytes | None:
-        """Take *data*; return what follows the body once it is complete, `None` before."""
-        missing = self._size - len(self._data)
-        self._data += data[:missing]
-        return data[missing:] if len(data) >= missing else None
-
-    @property
-    def received(self) -> int:
-        """Return how many bytes are held."""
-        return len(self._data)
-
-    def data(self) -> bytes:
-        """Return the complete body."""
-        return bytes(self._data)
+        """Take *data*; return what follows the body once that is complete, `None` before."""
+        missing = self._size - len(self.data)
+        if len(data) < missing:
+            self.data += data
+            return None
+        self.data += data[:missing]
+        return data[missing:]
 
 
 class ChunkedBody:
-    """A body in chunks, at most *limit* bytes of it.
+    """A body in chunks (RFC 9112, 7.1), at most *limit* bytes of it; `data` holds what has come.
 
-    Strict where readers are known to differ: sizes are plain hexadecimal, every line ends with CRLF,
-    and extensions and trailers, which are dropped, are well-formed and short. Chunks of a few bytes
-    cost more to read than to send, so there can not be very many of them.
+    Strict where readers differ: sizes are plain hexadecimal, lines end with CRLF, what we drop
+    (extensions and trailers) is well-formed and short.
     """
 
-    __slots__ = ("_data", "_left", "_limit", "_overhead", "_pending", "_step")
+    __slots__ = ("_left", "_limit", "_overhead", "_pending", "_place", "data")
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._data = bytearray()
-        self._pending = b""  # the beginning of a line
-        self._left = 0  # of the current chunk
+        self._place = _AT_SIZE
+        self._pending = b""  # an incomplete line
+        self._left = 0  # of the chunk's data
         self._overhead = 0
-        self._step = self._read_size
+        self.data = bytearray()
 
     def feed(self, data: bytes) -> bytes | None:
-        """Take *data*; return what follows the body once it is complete, `None` before.
+        """Take *data*; return what follows the body once that is complete, `None` before.
 
         Raises:
             WireError: malformed (400) or too large (413).
         """
         data = self._pending + data
-        at: int | None = 0
-        while at is not None and at < len(data):
+        at = 0
+        while at < len(data):
             if self._left:
-                at = self._read_data(data, at)
+                piece = data[at : at + self._left]
+                self.data += piece
+                self._left -= len(piece)
+                at += len(piece)
                 continue
             end = data.find(b"\r\n", at)
             if end < 0:
-                self._keep(data[at:])
-                return None
-            
-        self._pending = b""
+                break
+            self._count(end + 2 - at)
+            if self._take_line(data[at:end]):
+                return data[end + 2 :]
+            at = end + 2
+        self._pending = data[at:]
+        if self._place.beginning.fullmatch(self._pending) is None or len(self._pending) > _MAX_LINE_BYTES:
+            raise badly_framed()
         return None
 
-    @property
-    def received(self) -> int:
-        """Return how many bytes are held."""
-        return len(self._data)
+    def _count(self, overhead: int) -> None:
+        self._overhead += overhead
+        if overhead > _MAX_LINE_BYTES or self._overhead > _FREE_OVERHEAD_BYTES + len(self.data) // 8:
+            raise badly_framed()
 
-    def data(self) -> bytes:
-        """Return the complete body."""
-        return bytes(self._data)
+    def _take_line(self, line: bytes) -> bool:
+        """Take a line without its end; tell whether it was the last of all."""
+        place = self._place
+        if place is _AT_TRAILER and not line:
+            return True
+        match = place.line.fullmatch(line)
+        if match is None:
+            raise badly_framed()
+        if place is _AFTER_DATA:
+            self._place = _AT_SIZE
+        elif place is _AT_SIZE:
+            self._left = int(match[1], 16)
+            self._place = _AFTER_DATA if self._left else _AT_TRAILER
+            if len(self.data) + self._left > self._limit:
+                raise _too_large(self._limit)
+        return False
+
+
+class _Place:
+    """Where in a chunked body a line is read: what it must look like, whole and begun."""
+
+    def __init__(self, line: bytes, beginning: bytes) -> None:
+        self.line = re.compile(line)
+        self.beginning = re.compile(beginning)
+
+
+_AT_SIZE = _Place(_SIZE, rb"(?:[0-9A-Fa-f]{1,16}[ \t]*(?:;[\t -~\x80-\xff]{0,256})?\r?)?")
+_AFTER_DATA = _Place(rb"", rb"\r?")
+_AT_TRAILER = _Place(_TRAILER, rb"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+(?::[\t -~\x80-\xff]*\r?)?|\r)?")
+
+
+def badly_framed() -> WireError:
+    """Return the refusal of a body whose end can not be known."""
+    return WireError(400, "invalid_request", "The request body is not framed correctly.")
+
+
+def too_slow() -> WireError:
+    """Return the refusal of a body that does not arrive in time."""
+    return WireError(408, "request_timeout", "The request body took too long.")
+
+
+def _too_large(limit: int) -> WireError:
+    return WireError(413, "request_too_large", f"The request body is larger than {limit} bytes.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from proxy.edge.families import (
@@ -20,11 +20,13 @@ from proxy.edge.families import (
     STREAMS_IN_FLIGHT,
     Family,
 )
-from proxy.edge.names import Names, Words
+from proxy.edge.names import Names, Words, chain
 from proxy.edge.samples import Samples
 from proxy.edge.views import Cell
 
 SCOPES = ("endpoint", "target", "credential")
+# What targets of a route that has served nothing yet are shown for.
+FIRST_OPERATION = "chat"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,7 @@ class Gauges:
         samples.values[STREAMS_IN_FLIGHT.name] = {(): self.streams_in_flight()}
         samples.values[CONNECTIONS.name] = {(): self.connections()}
         samples.values[LOOP_LAG.name] = {(): self.loop_lag_s()}
-        _cells(list(self.cells()), names, words, samples)
+        _cells(tuple(self.cells()), names, words, samples)
 
 
 def _by_name(
@@ -61,15 +63,30 @@ def _by_name(
     samples.values[family.name] = {(name,): found.get(name, missing) for name in names}
 
 
-def _cells(cells: Iterable[Cell], names: Names, words: Words, samples: Samples) -> None:
+def _cells(cells: Sequence[Cell], names: Names, words: Words, samples: Samples) -> None:
     samples.values[BREAKER_STATE.name] = {
         (scope, upstream, "", ""): 0.0 for upstream in names.models for scope in ("endpoint", "credential")
-    }
+    } | {("target", *target): 0.0 for target in _awaited(cells, names, words)}
     targets = [(upstream, model) for upstream, models in names.models.items() for model in models]
     for family in (FAILURE_RATIO, SLOW_RATIO, COOLDOWN):
         samples.values[family.name] = dict.fromkeys(targets, 0.0)
     for cell in cells:
         _cell(cell, names, words, samples)
+
+
+def _awaited(cells: Sequence[Cell], names: Names, words: Words) -> Iterator[tuple[str, str, str]]:
+    """Return the targets that have no cell of their own before they are used, which the second may never be.
+
+    A route's targets are all shown for every operation that one of them has served.
+    """
+    served: dict[tuple[str, str], set[str]] = {}
+    for cell in cells:
+        if cell.scope == "target":
+            served.setdefault((cell.upstream, cell.model), set()).add(words.word("operation", cell.operation))
+    for route in names.table:
+        targets = chain(route)
+        operations = set().union(*(served.get(target, ()) for target in targets)) or {FIRST_OPERATION}
+        yield from ((*target, operation) for target in targets for operation in operations)
 
 
 def _cell(cell: Cell, names: Names, words: Words, samples: Samples) -> None:

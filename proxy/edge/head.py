@@ -82,12 +82,12 @@ def check_beginning(data: bytes, seen: int) -> None:
 
 def malformed() -> WireError:
     """Return the refusal of what is not a request, or not one that means the same to everybody."""
-    return WireError(400, "invalid_request", "The request is not valid HTTP/1.1, or asks for another protocol.")
+    return WireError(400, "invalid_request", "The request is not valid HTTP/1.1.")
 
 
 def too_large() -> WireError:
     """Return the refusal of a head beyond the limits."""
-    return WireError(431, "headers_too_large", "The request line or a header is too large, or they are too many.")
+    return WireError(431, "headers_too_large", "The request line or the headers are too large.")
 
 
 def _check_size(data: bytes) -> None:

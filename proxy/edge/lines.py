@@ -38,8 +38,8 @@ class Tokens(msgspec.Struct, frozen=True):
     output: int | None
 
 
-class RequestLine(msgspec.Struct, frozen=True):
-    """One request at its end."""
+class RequestLine(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One request at its end. `resumed` is there only where a stream broke that was to be carried on."""
 
     ts: str
     level: str
@@ -57,6 +57,7 @@ class RequestLine(msgspec.Struct, frozen=True):
     duration_s: float
     tokens: Tokens | None
     client: str
+    resumed: str = ""
 
 
 class BreakerLine(msgspec.Struct, frozen=True, rename={"from_state": "from", "to_state": "to"}):
@@ -124,6 +125,7 @@ def request_line(event: RequestEnded, ts: str) -> RequestLine:
         round(event.duration_s, DIGITS),
         Tokens(event.input_tokens, event.output_tokens) if counted else None,
         event.client,
+        event.resumed,
     )
 
 

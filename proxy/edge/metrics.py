@@ -27,6 +27,7 @@ from proxy.edge.exposition import Renderer
 from proxy.edge.families import (
     ATTEMPT_DURATION,
     ATTEMPTS,
+    BREAKER_STATE,
     BREAKER_TRANSITIONS,
     BUILD_INFO,
     CLIENT_RETRIES,
@@ -50,7 +51,7 @@ from proxy.edge.gauges import Gauges
 from proxy.edge.names import Names, Words
 from proxy.edge.observers import Handlers
 from proxy.edge.samples import Dump, Labels, Samples
-from proxy.edge.zeros import prepare
+from proxy.edge.zeros import prepare, prepare_moves
 
 MAX_TOKENS = 10**9  # per answer; an upstream may report anything
 
@@ -114,7 +115,7 @@ class Metrics:
 
     def dump(self) -> Dump:
         """Return all state, gauges as of now, as plain data that `Samples.merge` takes elsewhere."""
-        self._gauges.read(self._names, self._words, self._samples)
+        self._read_gauges()
         return self._samples.dump()
 
     def exposition(self, accept: str) -> tuple[bytes, str]:
@@ -122,8 +123,13 @@ class Metrics:
 
         OpenMetrics, with request ids as exemplars, if that is asked for, else the classic text.
         """
-        self._gauges.read(self._names, self._words, self._samples)
+        self._read_gauges()
         return self._renderer.render(self._samples, self._registry, accept)
+
+    def _read_gauges(self) -> None:
+        samples = self._samples
+        self._gauges.read(self._names, self._words, samples)
+        prepare_moves(self._names, samples.values[BREAKER_STATE.name], samples)
 
     def _add(self, family: Family, labels: Labels, count: float = 1) -> None:
         values = self._samples.values[family.name]

@@ -9,11 +9,11 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from proxy.core.target import Route
+from proxy.core.target import BreakerMode, Route
 
 OTHER = "other"
 WORD = re.compile(r"[a-z0-9][a-z0-9 _./-]{0,47}\Z")
-MAX_WORDS = 64
+MAX_WORDS = 96  # of one label; the reasons that there are come to about 55
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,13 +21,16 @@ class Names:
     """The names that configuration gives.
 
     `endpoints` are all labels of the table of operations, `served` those whose series exist from the
-    start. `models` holds the model labels of each upstream.
+    start. `models` holds the model labels of each upstream, `modes` how its breakers act. `table` has the
+    routes themselves.
     """
 
     routes: frozenset[str] = frozenset()
     endpoints: frozenset[str] = frozenset()
     served: tuple[str, ...] = ()
     models: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    modes: Mapping[str, BreakerMode] = field(default_factory=dict)
+    table: tuple[Route, ...] = ()
 
     def route(self, name: str) -> str:
         """Return *name* if a route is called so, else "other"."""
@@ -54,18 +57,27 @@ def names_of(
 ) -> Names:
     """Collect the names of a configuration."""
     models: dict[str, set[str]] = {name: set() for name in upstreams}
-    called = set()
-    for route in routes:
-        called.add(route.name)
+    modes: dict[str, BreakerMode] = {}
+    table = tuple(routes)
+    for route in table:
         for tier in route.tiers:
             for target in tier.targets:
                 models.setdefault(target.upstream.name, set()).add(target.label)
+                modes[target.upstream.name] = target.upstream.breaker.mode
     return Names(
-        routes=frozenset(called),
+        routes=frozenset(route.name for route in table),
         endpoints=frozenset(endpoints) | frozenset(served),
         served=tuple(served),
         models={name: frozenset(found) for name, found in models.items()},
+        modes=modes,
+        table=table,
     )
+
+
+def chain(route: Route) -> tuple[tuple[str, str], ...]:
+    """Return a route's targets in order, each once, as (upstream, model label)."""
+    targets = (target for tier in route.tiers for target in tier.targets)
+    return tuple(dict.fromkeys((target.upstream.name, target.label) for target in targets))
 
 
 class Words:

@@ -1,4 +1,4 @@
-"""The OpenAI-compatible endpoint: one handler on aiohttp's low-level server.
+"""The OpenAI-compatible endpoint: one handler on our own HTTP/1.1 server.
 
 What a request must pass, in order: Host and Origin (where no key is asked for), loop detection, the
 client's key, the path, the body's framing and size, its JSON, the route. Then the forwarder has it.
@@ -7,14 +7,10 @@ Every request that got as far as a head ends in exactly one `RequestEnded`.
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
-
-from aiohttp import web
 
 from proxy.core.deadline import Deadline
 from proxy.core.events import Event, RequestEnded, RequestOutcome
@@ -23,13 +19,12 @@ from proxy.core.target import CallFacts, Route
 from proxy.dialects.endpoints import Endpoint, Treatment
 from proxy.dialects.openai import Call, WireError, read_call
 from proxy.edge.auth import ClientKey, Gate
-from proxy.edge.body import check_framing, read_body, whole_body
-from proxy.edge.client import Answered, ClientConnection, ClientSink
+from proxy.edge.body import check_framing
+from proxy.edge.http1 import ClientConnection, Http1Server, Request
 from proxy.edge.models import model_body, models_body
 from proxy.edge.paths import find_endpoint
 from proxy.transport.forwarder import JSON_TYPE, Forwarder, Forwarding
 
-KEEPALIVE_S = 75.0  # idle client connections; longer than the 60 s of common load balancers
 _DURATION = re.compile(r"(\d{1,6}(?:\.\d{1,3})?)(ms|s|m)?")
 _UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, None: 1.0}
 
@@ -56,20 +51,38 @@ class ProxyServer:
     wall: Callable[[], float]
     instance: str
     hop_line: bytes = field(init=False)
-    draining: bool = False
-    connections: set[ClientConnection] = field(default_factory=set)
+    http1: Http1Server = field(init=False)
     in_flight: int = 0
     streams: int = 0
     _numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
 
     def __post_init__(self) -> None:
         self.hop_line = f"x-sidestep-hop: {self.instance}\r\n".encode()
+        self.http1 = Http1Server(
+            self.handle,
+            max_connections=lambda: self.setup.max_connections,
+            max_body=lambda: self.setup.max_body,
+        )
 
-    def server(self) -> web.Server:
-        """Return the aiohttp server, to be bound to a socket."""
-        return _Server(self)
+    def server(self) -> Http1Server:
+        """Return what makes connections, to be bound to a socket."""
+        return self.http1
 
-    async def handle(self, request: web.BaseRequest) -> Answered:
+    @property
+    def connections(self) -> set[ClientConnection]:
+        """Return the open client connections."""
+        return self.http1.connections
+
+    @property
+    def draining(self) -> bool:
+        """Tell whether connections close after their answer."""
+        return self.http1.draining
+
+    @draining.setter
+    def draining(self, draining: bool) -> None:
+        self.http1.draining = draining
+
+    async def handle(self, request: Request) -> None:
         """Answer one request."""
         exchange = Exchange(self, request)
         self.in_flight += 1
@@ -78,45 +91,18 @@ class ProxyServer:
         finally:
             self.in_flight -= 1
             self.observe(exchange.ended())
-        return Answered(exchange.sink.keep_alive and not self.draining)
 
     def close_idle(self) -> None:
         """Close the connections on which nothing is asked; the others close after their answer."""
-        for connection in tuple(self.connections):
-            if connection.is_idle:
-                connection.force_close()
+        self.http1.close_idle()
 
     def close_all(self) -> None:
-        """Close every connection at once."""
-        for connection in tuple(self.connections):
-            connection.force_close()
+        """Close every connection."""
+        self.http1.close_all()
 
     def next_request_id(self) -> str:
         """Return an id that no other process and no other request has."""
         return f"req_{self.instance}{next(self._numbers):x}"
-
-
-class _Server(web.Server):
-    """aiohttp's server with our connection class."""
-
-    def __init__(self, proxy: ProxyServer) -> None:
-        super().__init__(proxy.handle, handler_cancellation=True)  # type: ignore[arg-type] # Answered is no response
-        self._proxy = proxy
-
-    def __call__(self) -> ClientConnection:
-        connections = self._proxy.connections
-        connection = ClientConnection(
-            self,
-            connections.discard,
-            loop=asyncio.get_running_loop(),
-            keepalive_timeout=KEEPALIVE_S,
-            access_log=None,
-            auto_decompress=False,
-            max_field_size=16384,
-            full=len(connections) >= self._proxy.setup.max_connections,
-        )
-        connections.add(connection)
-        return connection
 
 
 class Exchange:
@@ -138,12 +124,10 @@ class Exchange:
         "sink",
     )
 
-    def __init__(self, proxy: ProxyServer, request: web.BaseRequest) -> None:
+    def __init__(self, proxy: ProxyServer, request: Request) -> None:
         self.request_id = proxy.next_request_id()
-        self.headers = {name.lower(): value for name, value in request.headers.items()}
-        connection: Any = request.protocol
-        keep_alive = request.keep_alive and not proxy.draining
-        self.sink = ClientSink(connection, keep_alive, request.version < (1, 1))
+        self.headers = request.headers
+        self.sink = request.sink
         self._proxy = proxy
         self._request = request
         self._started = proxy.clock()
@@ -167,9 +151,9 @@ class Exchange:
                 self._answer_locally(_models(setup.routes, endpoint))
                 return
             check_framing(self.headers, setup.max_body)
-            body = whole_body(self._request, setup.max_body)
+            body = self._request.whole_body()
             if body is None:
-                body = await read_body(self._request, self.sink, self.headers, setup.max_body)
+                body = await self._request.read_body()
             forwarding = self._forwarding = self._route_call(read_call(endpoint, body), setup)
             self._proxy.streams += self._stream
             try:
@@ -188,7 +172,7 @@ class Exchange:
         if hops is not None and self._proxy.instance in [hop.strip() for hop in hops.split(",")]:
             raise WireError(508, "loop_detected", "This request has been through this proxy already.")
         endpoint = self._endpoint = find_endpoint(
-            request.method, request.raw_path, allow_admin=setup.allow_admin_operations
+            request.method, request.target, allow_admin=setup.allow_admin_operations
         )
         return endpoint
 
@@ -241,10 +225,7 @@ class Exchange:
     def _refuse(self, error: WireError) -> None:
         """Answer a request that goes nowhere; what is left of its body is not worth reading."""
         self._outcome = RequestOutcome.REJECTED
-        if not self._request.content.is_eof():
-            self.sink.keep_alive = False
-        more = b"".join(b"%b: %b\r\n" % header for header in error.headers)
-        self.sink.answer(error.status, JSON_TYPE + self._id_line() + more, error.body())
+        self.sink.refuse(error, self._id_line())
 
     def _id_line(self) -> bytes:
         return b"x-request-id: %b\r\n" % self.request_id.encode()
@@ -274,6 +255,7 @@ class Exchange:
             client_retry=self._retry,
             wall=proxy.wall(),
             facts=forwarding.facts if forwarding is not None else (),
+            resumed=forwarding.resumed if forwarding is not None else "",
         )
 
 

@@ -2,61 +2,40 @@
 
 `StatusBoard` keeps a little from the events (counts, a timeline, who answered lately) and joins it
 with the pool's cells when asked. `/status.json`, the page and `sidestep status` show the same data.
+Figures come with the words for them (`word`, `says`, `told`), so that all three say the same too.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import msgspec
 
-from proxy.core.events import BreakerMoved, Decided, Decision, Event, RequestEnded, RequestOutcome
-from proxy.core.target import Route, Target
-from proxy.edge.families import STATES
-from proxy.edge.lines import DIGITS, BreakerLine, Stamp, breaker_line
+from proxy.core.events import BreakerMoved, Decided, Decision, Event, FailedOver, RequestEnded, RequestOutcome
+from proxy.core.target import Route, Target, Tier
+from proxy.edge.incidents import LOST, TROUBLE, Incident
+from proxy.edge.lines import BreakerLine, RequestLine, Stamp, breaker_line, request_line
 from proxy.edge.observers import Handlers
+from proxy.edge.status.headline import Drill, Headline, Notice, headline, notices
+from proxy.edge.status.past import Past
+from proxy.edge.status.pulse import Chart, Lately, Pulse
+from proxy.edge.status.reports import IncidentReport, report
+from proxy.edge.status.tales import Skips, Tale, tale
+from proxy.edge.status.targets import Known, TargetStatus, cells_by_upstream, target_status
+from proxy.edge.status.words import decision_says
 from proxy.edge.traffic import Traffic
 from proxy.edge.views import Cell
 
 MAX_MOVES = 200
 MAX_DECISIONS = 100
-QUIET = frozenset({Decision.SELECT, Decision.SKIP})  # every request has them; they are no news
+MAX_RESCUES, MAX_DETOURS = 12, 4  # detours are many and alike in an outage
+MAX_SKIPPING = 20_000  # requests that run at once, twice `max_connections`
+SHOWN_INCIDENTS = 50
+SHOWN_REQUESTS = 20
+QUIET = frozenset({Decision.SELECT, Decision.SKIP, Decision.FAILOVER})  # no news, or told by `FailedOver`
 SAME_S = 60.0  # the same decision within this time is one entry, counted
-
-
-class Why(msgspec.Struct, frozen=True):
-    """Why a target is in its state: the breaker's reason, its figures, and which cell says so."""
-
-    scope: str
-    reason: str
-    numbers: dict[str, float]
-
-
-class TargetStatus(msgspec.Struct, frozen=True):
-    """One target of a route. Ratios and shares are 0..1; `model` is empty where the name is passed on.
-
-    `state` is `drained`, a breaker's state (the worst of the cells the target depends on), or
-    `resting` for a closed one that cools down. `share` is its part of the route's recent answers,
-    `admitted` the part of its traffic that a recovering breaker lets through.
-    """
-
-    upstream: str
-    model: str
-    tier: int
-    weight: float
-    state: str
-    why: Why | None
-    failure_ratio: float | None
-    slow_ratio: float | None
-    ttft_p50_s: float | None
-    ttft_p95_s: float | None
-    share: float | None
-    admitted: float
-    in_flight: int
-    cooldown_s: float
-    next_probe_s: float | None
 
 
 class RouteStatus(msgspec.Struct, frozen=True):
@@ -67,15 +46,22 @@ class RouteStatus(msgspec.Struct, frozen=True):
 
 
 class Totals(msgspec.Struct, frozen=True):
-    """Requests since the start; `saved` are those that a failover answered."""
+    """Requests since the start.
+
+    `saved` were answered after a failed attempt, `routed_around` were sent past a target in trouble and
+    answered; `kept` is the sum of both. `lost` got an error or half an answer.
+    """
 
     requests: int
     saved: int
+    routed_around: int
+    kept: int
+    lost: int
     outcomes: dict[str, int]
 
 
 class DecisionEntry(msgspec.Struct):
-    """The same decision for one or more requests in a row."""
+    """The same decision for one or more requests in a row; `from_upstream` for failovers."""
 
     first: str
     last: str
@@ -83,31 +69,46 @@ class DecisionEntry(msgspec.Struct):
     upstream: str
     decision: str
     reason: str
+    from_upstream: str
+    says: str
     count: int
     last_wall: float = msgspec.field(name="last_unix")
 
 
 class Status(msgspec.Struct, frozen=True):
-    """All of it."""
+    """All of it. `tales` are the last requests that needed help, `requests` the last of any kind."""
 
     version: str
     ts: str
     uptime_s: float
     ready: bool
     listen: list[str]
+    headline: Headline
+    notices: list[Notice]
     totals: Totals
+    lately: Lately
+    chart: Chart
+    in_flight: int
     routes: list[RouteStatus]
+    incidents: list[IncidentReport]
+    drills: list[Drill]
+    drained: list[str]
     moves: list[BreakerLine]
     decisions: list[DecisionEntry]
+    tales: list[Tale]
+    requests: list[Tale]
 
 
-def _none() -> tuple[()]:
+def _none(*_: object) -> tuple[()]:
     return ()
 
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """What the board reads when it is asked; `drained` names upstreams."""
+    """What the board reads when it is asked; `drained` names upstreams.
+
+    `incidents` is given the cells, `requests` how many of the last requests to return, newest first.
+    """
 
     version: str
     routes: Callable[[], Iterable[Route]]
@@ -117,6 +118,10 @@ class Sources:
     ready: Callable[[], bool]
     drained: Callable[[], Collection[str]] = _none
     listen: Callable[[], Iterable[str]] = _none
+    in_flight: Callable[[], int] = int
+    incidents: Callable[[Sequence[Cell]], Iterable[Incident]] = _none
+    requests: Callable[[int], Iterable[RequestLine]] = _none
+    drills: Callable[[], Iterable[Drill]] = _none
 
 
 class StatusBoard:
@@ -127,12 +132,19 @@ class StatusBoard:
         self._started = sources.clock()
         self._stamp = Stamp()
         self._outcomes = dict.fromkeys(RequestOutcome, 0)
+        self._routed_around = 0
         self._traffic = Traffic()
+        self._past = Past(sources.wall())
+        self._pulse = Pulse()
+        self._skipping: OrderedDict[str, list[tuple[str, str]]] = OrderedDict()
+        self._rescues: deque[tuple[RequestLine, Skips]] = deque(maxlen=MAX_RESCUES)
+        self._detours: deque[tuple[RequestLine, Skips]] = deque(maxlen=MAX_DETOURS)
         self._moves: deque[BreakerLine] = deque(maxlen=MAX_MOVES)
         self._decisions: OrderedDict[tuple[str, ...], DecisionEntry] = OrderedDict()
         self.handlers: Handlers = {
             RequestEnded: self._request_ended,
             Decided: self._decided,
+            FailedOver: self._failed_over,
             BreakerMoved: self._breaker_moved,
         }
 
@@ -145,56 +157,112 @@ class StatusBoard:
     def status(self) -> Status:
         """Return the state of everything as of now."""
         sources, wall = self._sources, self._sources.wall()
-        cells = _by_upstream(sources.cells())
-        outcomes = {str(outcome): count for outcome, count in self._outcomes.items()}
+        cells = list(sources.cells())
+        for cell in cells:
+            self._past.seen((cell.scope, cell.upstream, cell.model, cell.operation), cell.state, wall)
+        incidents = list(sources.incidents(cells))
+        drained, drills = sorted(sources.drained()), list(sources.drills())
+        routes = self._routes(cells, drained, incidents, wall)
+        lately, ready = self._pulse.lately(wall), sources.ready()
+        states = [(route.name, [target.state for target in route.targets]) for route in routes]
+        helped = sorted([*self._rescues, *self._detours], key=lambda told: told[0].ts, reverse=True)
+        skips_of = {line.request_id: skips for line, skips in helped}
         return Status(
             version=sources.version,
             ts=self._stamp.of(wall),
             uptime_s=round(sources.clock() - self._started, 1),
-            ready=sources.ready(),
+            ready=ready,
             listen=list(sources.listen()),
-            totals=Totals(sum(outcomes.values()), outcomes[RequestOutcome.OK_FAILOVER], outcomes),
-            routes=[self._route(route, cells, wall) for route in sources.routes()],
+            headline=headline(lately, states),
+            notices=notices(drills, drained, ready=ready),
+            totals=self._totals(),
+            lately=lately,
+            chart=self._pulse.chart(wall),
+            in_flight=sources.in_flight(),
+            routes=routes,
+            incidents=[report(incident, wall) for incident in incidents[:SHOWN_INCIDENTS]],
+            drills=drills,
+            drained=drained,
             moves=list(reversed(self._moves)),
             decisions=list(reversed(self._decisions.values())),
+            tales=[tale(line, skips) for line, skips in helped],
+            requests=[
+                tale(line, skips_of.get(line.request_id, ())) for line in sources.requests(SHOWN_REQUESTS)
+            ],
         )
 
-    def _route(self, route: Route, cells: Mapping[str, list[Cell]], wall: float) -> RouteStatus:
-        shares = self._traffic.shares(route, wall)
-        drained = self._sources.drained()
+    def _routes(
+        self, cells: Sequence[Cell], drained: Collection[str], incidents: Sequence[Incident], wall: float
+    ) -> list[RouteStatus]:
+        found = cells_by_upstream(cells)
+        return [
+            self._route(route, Known(found, drained, incidents, self._past, wall))
+            for route in self._sources.routes()
+        ]
+
+    def _route(self, route: Route, known: Known) -> RouteStatus:
+        shares = self._traffic.shares(route, known.wall)
+
+        def share_of(target: Target) -> float | None:
+            return shares.get((target.upstream.name, target.label), 0.0) if shares else None
+
         return RouteStatus(
             route.name,
             [
-                target_status(
-                    target,
-                    tier,
-                    cells.get(target.upstream.name, []),
-                    shares.get((target.upstream.name, target.label), 0.0) if shares else None,
-                    drained=target.upstream.name in drained,
-                )
-                for tier, found in enumerate(route.tiers)
-                for target in found.targets
+                target_status(target, number, known, share_of(target), balanced=_balanced(target, tier))
+                for number, tier in enumerate(route.tiers)
+                for target in tier.targets
             ],
+        )
+
+    def _totals(self) -> Totals:
+        saved = self._outcomes[RequestOutcome.OK_FAILOVER]
+        return Totals(
+            requests=sum(self._outcomes.values()),
+            saved=saved,
+            routed_around=self._routed_around,
+            kept=saved + self._routed_around,
+            lost=sum(self._outcomes[outcome] for outcome in LOST),
+            outcomes={str(outcome): count for outcome, count in self._outcomes.items()},
         )
 
     def _request_ended(self, event: RequestEnded) -> None:
         self._outcomes[event.outcome] += 1
         if event.upstream:
             self._traffic.answered(event.route, event.upstream, event.model, event.wall)
+        skips = self._skipping.pop(event.request_id, ()) if self._skipping else ()
+        is_around = bool(skips) and event.outcome is RequestOutcome.OK
+        self._routed_around += is_around
+        self._pulse.ended(event.outcome, event.wall, routed_around=is_around)
+        if skips or event.outcome is not RequestOutcome.OK:
+            kept = self._detours if is_around else self._rescues
+            kept.append((request_line(event, self._stamp.of(event.wall)), skips))
 
     def _breaker_moved(self, event: BreakerMoved) -> None:
-        self._moves.append(breaker_line(event, self._stamp.of(self._sources.wall())))
+        wall = self._sources.wall()
+        self._past.moved(event, wall - max(0.0, self._sources.clock() - event.at))
+        self._moves.append(breaker_line(event, self._stamp.of(wall)))
 
     def _decided(self, event: Decided) -> None:
+        if event.decision is Decision.SKIP and event.reason in TROUBLE:
+            self._skipping.setdefault(event.request_id, []).append((event.upstream, event.reason))
+            if len(self._skipping) > MAX_SKIPPING:
+                self._skipping.popitem(last=False)
+        if event.decision not in QUIET:
+            self._note(event.route, "", event.upstream, event.decision, event.reason)
+
+    def _failed_over(self, event: FailedOver) -> None:
+        self._note(event.route, event.from_upstream, event.to_upstream, Decision.FAILOVER, event.reason)
+
+    def _note(self, route: str, before: str, upstream: str, decision: Decision, reason: str) -> None:
         """Keep news; the same decision again within a minute only counts up its entry."""
-        if event.decision in QUIET:
-            return
         wall = self._sources.wall()
         ts = self._stamp.of(wall)
-        key = (event.route, event.upstream, event.decision, event.reason)
+        key = (route, before, upstream, decision, reason)
         entry = self._decisions.pop(key, None)
         if entry is None or wall - entry.last_wall > SAME_S:
-            entry = DecisionEntry(ts, ts, *key, 0, wall)
+            says = decision_says(decision, upstream, reason, before)
+            entry = DecisionEntry(ts, ts, route, upstream, decision, reason, before, says, 0, wall)
         entry.last, entry.last_wall = ts, wall
         entry.count += 1
         self._decisions[key] = entry
@@ -202,57 +270,9 @@ class StatusBoard:
             self._decisions.popitem(last=False)
 
 
-def _by_upstream(cells: Iterable[Cell]) -> dict[str, list[Cell]]:
-    found: dict[str, list[Cell]] = {}
-    for cell in cells:
-        found.setdefault(cell.upstream, []).append(cell)
-    return found
-
-
-def target_status(
-    target: Target, tier: int, cells: Iterable[Cell], share: float | None, *, drained: bool
-) -> TargetStatus:
-    """Join the cells of the target's upstream: its own, and those that concern the whole upstream."""
-    own = [cell for cell in cells if cell.model == target.label]
-    all_cells = [*own, *(cell for cell in cells if not cell.model)]
-    worst = max(all_cells, key=_badness, default=None)
-    cooldown_s = max((cell.cooldown_s for cell in all_cells), default=0.0)
-    state = "drained" if drained else _state(worst, cooldown_s)
-    return TargetStatus(
-        upstream=target.upstream.name,
-        model=target.model or "",
-        tier=tier,
-        weight=target.weight,
-        state=state,
-        why=_why(worst),
-        failure_ratio=_worst_of(cell.failure_ratio for cell in own),
-        slow_ratio=_worst_of(cell.slow_ratio for cell in own),
-        ttft_p50_s=_worst_of(cell.ttft_p50_s for cell in own),
-        ttft_p95_s=_worst_of(cell.ttft_p95_s for cell in own),
-        share=share,
-        admitted=min((cell.share for cell in all_cells), default=1.0),
-        in_flight=sum(cell.in_flight for cell in own),
-        cooldown_s=round(cooldown_s, DIGITS),
-        next_probe_s=round(cooldown_s, DIGITS) if state == "open" else None,
-    )
-
-
-def _badness(cell: Cell) -> tuple[int, float]:
-    return (STATES.index(cell.state) if cell.state in STATES else 0, cell.cooldown_s)
-
-
-def _state(worst: Cell | None, cooldown_s: float) -> str:
-    state = worst.state if worst is not None else "closed"
-    return "resting" if state == "closed" and cooldown_s > 0 else state
-
-
-def _why(cell: Cell | None) -> Why | None:
-    if cell is None or not cell.reason:
-        return None
-    numbers = {name: round(value, DIGITS) for name, value in cell.numbers.items()}
-    return Why(cell.scope, cell.reason, numbers)
-
-
-def _worst_of(values: Iterable[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return round(max(known), DIGITS) if known else None
+def _balanced(target: Target, tier: Tier) -> str:
+    if len(tier.targets) == 1:
+        return ""
+    if tier.balance == "least_in_flight":
+        return "shares the load by requests in flight"
+    return f"shares the load, weight {target.weight:g}"

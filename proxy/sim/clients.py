@@ -81,7 +81,7 @@ def _pick(weights: dict[str, float], rng: Random) -> str:
 class SdkCall:
     """One call as the SDK makes it: a request, and another if that fails in a way worth retrying."""
 
-    __slots__ = ("_exchange", "_rng", "_send", "_traffic", "_world", "record")
+    __slots__ = ("_exchange", "_rng", "_send", "_traffic", "_waits_for", "_world", "record")
 
     def __init__(self, world: World, call: Call, traffic: Traffic, send: Send, rng: Random) -> None:
         self.record = CallRecord(call)
@@ -90,11 +90,12 @@ class SdkCall:
         self._send = send
         self._rng = rng
         self._exchange: Exchange | None = None
+        self._waits_for = 0  # the number of the request under way; 0: none
 
     def start(self) -> None:
         """Send the first or the next request and give it `patience` to begin answering."""
         self.record.requests += 1
-        number = self.record.requests
+        number = self._waits_for = self.record.requests
         self._world.after(self._traffic.patience, lambda: self._impatient(number))
         self._exchange = self._send(self.record, self._first, self._done)
 
@@ -102,13 +103,13 @@ class SdkCall:
         self.record.first_s = self._world.now - self.record.call.at
 
     def _impatient(self, number: int) -> None:
-        waiting = number == self.record.requests and self.record.first_s is None
+        waiting = number == self._waits_for and self.record.first_s is None
         if waiting and self._exchange is not None:
             self._exchange.abandon()
             self._done(Reply(Ending.GAVE_UP))
 
     def _done(self, reply: Reply) -> None:
-        self._exchange = None
+        self._waits_for = 0  # `_send` may call this before it returns the exchange
         record = self.record
         if reply.ending in (Ending.FAILED, Ending.GAVE_UP):
             record.failed_requests += 1

@@ -33,7 +33,11 @@ class Call:
 
 @dataclass(slots=True)
 class CallRecord:
-    """How one call went. `first_s`: until the first token of a stream, the whole answer of others."""
+    """How one call went. `first_s`: until the first token of a stream, the whole answer of others.
+
+    Of the failed requests the `unlucky` ones had a provider that was well, but erred twice on them, or
+    in the last attempt they were allowed.
+    """
 
     call: Call
     ending: Ending = Ending.GAVE_UP
@@ -42,6 +46,7 @@ class CallRecord:
     ended_at: float = 0.0
     requests: int = 0
     failed_requests: int = 0
+    unlucky: int = 0
     attempts: int = 0
     first_choice: str = ""
 

@@ -23,7 +23,7 @@ from proxy.core.target import CallFacts, Route, UpstreamFacts
 from proxy.sim.clients import Direct, Exchange, Reply, SdkCall, Send, arrivals
 from proxy.sim.ledger import Call, CallRecord, Ending, Ledger, Moved, Sent
 from proxy.sim.scenario import ROLES, Scenario
-from proxy.sim.scripted import Fate, ScriptedProvider
+from proxy.sim.scripted import STUMBLED, Fate, ScriptedProvider
 from proxy.sim.world import World
 
 SOFT_LIMIT_RECHECK_S = 1.0
@@ -187,7 +187,17 @@ class Sidecar:
 class _Exchange:
     """One request through one simulated proxy: the forwarder's loop, in virtual time."""
 
-    __slots__ = ("_attempts", "_done", "_first", "_over", "_record", "failover", "sidecar", "world")
+    __slots__ = (
+        "_attempts",
+        "_done",
+        "_first",
+        "_over",
+        "_record",
+        "_stumbles",
+        "failover",
+        "sidecar",
+        "world",
+    )
 
     def __init__(
         self,
@@ -205,6 +215,7 @@ class _Exchange:
         self._done = done
         self._attempts: list[_Attempt] = []
         self._over = False
+        self._stumbles = 0
 
     def advance(self) -> None:
         """Ask the core what to do, and do it."""
@@ -279,12 +290,16 @@ class _Exchange:
     def _settle(self, attempt: _Attempt, outcome: Outcome, *, committed: bool = False) -> None:
         attempt.leave()
         self._attempts.remove(attempt)
+        self._stumbles += outcome is STUMBLED
         self.world.note("ended", self._record.call.number, outcome.kind)
         committed = committed or attempt.begun
         self.sidecar.tell(self.failover.settle(attempt.permit, outcome, self.world.now, committed=committed))
 
     def _give_up(self, step: GiveUp) -> None:
         self._close()
+        allowed = self.sidecar.setup.route_of(self._record.call.model).policy.max_attempts
+        is_spent = len(self.failover.attempts) >= allowed
+        self._record.unlucky += self._stumbles >= 2 or (self._stumbles == 1 and is_spent)
         refused = step.status < 500 and step.status not in (408, 409, 429)
         ending = Ending.REFUSED if refused else Ending.FAILED
         self._done(Reply(ending, step.status, step.should_retry, step.retry_after_s))

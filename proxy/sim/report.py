@@ -29,6 +29,7 @@ class Felt:
     calls: int
     endings: dict[Ending, int]
     failed_requests: int
+    unlucky_requests: int
     requests: int
     attempts: int
     attempts_per_call: float
@@ -82,6 +83,7 @@ def felt(scenario: Scenario, ledger: Ledger) -> Felt:
         calls=len(records),
         endings={ending: sum(r.ending is ending for r in records) for ending in Ending},
         failed_requests=sum(record.failed_requests for record in records),
+        unlucky_requests=sum(record.unlucky for record in records),
         requests=requests,
         attempts=attempts,
         attempts_per_call=_ratio(attempts, len(records)),

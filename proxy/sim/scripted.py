@@ -14,6 +14,8 @@ from proxy.core.outcome import Kind, Outcome
 from proxy.sim.scenario import Fault, ProviderSpec
 
 NEVER = math.inf
+STUMBLED = Outcome(Kind.SERVER_ERROR, status=500, code="stumbled")  # an error of a healthy provider
+STUMBLE_S = 0.15
 OVERLOAD_S = 0.05  # how fast a provider above its capacity says no
 REFUSAL_S = 0.002
 
@@ -73,7 +75,7 @@ class ScriptedProvider:
             return Fate(_OVERLOADED, OVERLOAD_S, OVERLOAD_S)
         if self._rng.random() < self.spec.errors:
             self.stumbles.append(now)
-            return Fate(Outcome(Kind.SERVER_ERROR, status=500), 0.15, 0.15)
+            return Fate(STUMBLED, STUMBLE_S, STUMBLE_S)
         return self._succeed(fault, operation, stream=stream)
 
     def enter(self, cut: Callable[[], None]) -> int:

@@ -30,29 +30,38 @@ from proxy.core.events import (
     RequestOutcome,
     StreamEventsDropped,
     StreamInterrupted,
+    StreamResumed,
     TokensUsed,
 )
 from proxy.core.failover import Failover
 from proxy.core.outcome import OK, Kind, Outcome
+from proxy.core.permit import Permit
 from proxy.core.pool import Pool
-from proxy.core.steps import GiveUp, Try, Wait
+from proxy.core.steps import GiveUp, Step, Try, Wait
 from proxy.core.target import CallFacts, Route
-from proxy.dialects.openai import Call, error_body, stream_error_event
-from proxy.transport.headers import header_text, rate_limits, to_client, who_answered
-from proxy.transport.relay import StreamRelay, relay_body
-from proxy.transport.sink import Sink
+from proxy.dialects.openai import Call, error_body, refusal_event, stream_error_event
+from proxy.dialects.resume import Story, may_resume
+from proxy.transport.headers import advice, own_lines, rate_limits, to_client, who_answered
+from proxy.transport.heartbeat import Heartbeat
+from proxy.transport.hedge import Race
+from proxy.transport.relay import DIVERGED, StreamRelay, relay_body
+from proxy.transport.resume import BROKE, Resumption
+from proxy.transport.sink import ClientGoneError, Sink
 from proxy.transport.slowness import SlowWatch
 from proxy.transport.upstream import Attempt, Upstream, Wire
 
 JSON_TYPE = b"content-type: application/json\r\n"
+STREAM_TYPE = b"content-type: text/event-stream; charset=utf-8\r\n"
 STREAM_LINES = b"cache-control: no-cache\r\nx-accel-buffering: no\r\n"
 SHUTTING_DOWN = "The proxy is shutting down."
-BROKE_OFF = frozenset({Kind.INTERRUPTED, Kind.STALLED, Kind.CANCELLED})
 
 
 @dataclass(slots=True)
 class Forwarder:
-    """What all requests share. `upstreams` is replaced as a whole on reload."""
+    """What all requests share. `upstreams` is replaced as a whole on reload.
+
+    `refused_prefills` are the targets, as (upstream, model), that refused to go on with a given beginning.
+    """
 
     pool: Pool
     budgets: Budgets
@@ -61,6 +70,7 @@ class Forwarder:
     rng: random.Random
     observe: Callable[[Event], None]
     running: set[Forwarding] = field(default_factory=set)
+    refused_prefills: set[tuple[str, str]] = field(default_factory=set)
     slow: SlowWatch = field(init=False)
 
     def __post_init__(self) -> None:
@@ -93,32 +103,20 @@ class Forwarder:
 
 
 class Forwarding:
-    """One request on its way, and what is to be told of it afterwards."""
+    """One request on its way, and what is to be told of it afterwards.
+
+    `resumed` says how a broken stream was carried on ("exact", "prefill", "instruction"), or that it was
+    not ("unsafe", "failed"); it is empty where no stream broke or none was to be resumed.
+    """
 
     __slots__ = (
-        "_client",
-        "_failed",
-        "_forwarder",
-        "_hop",
-        "_interrupted",
-        "_now",
-        "_observe",
-        "_task",
-        "call",
-        "call_facts",
-        "facts",
-        "failover",
-        "first_sent_at",
-        "model",
-        "outcome",
-        "route",
-        "sink",
-        "ttft_s",
-        "upstream",
-        "usage",
-    )
+        "_answering", "_client", "_failed", "_forwarder", "_hop", "_interrupted", "_now", "_observe",
+        "_story", "_task", "call", "call_facts", "facts", "failover", "first_sent_at", "heart", "model",
+        "outcome", "resumed", "route", "sink", "ttft_s", "upstream", "usage",
+    )  # fmt: skip
 
     sink: Sink
+    heart: Heartbeat
 
     def __init__(
         self,
@@ -138,6 +136,7 @@ class Forwarding:
         self.outcome = RequestOutcome.CLIENT_GONE
         self.upstream = ""
         self.model = ""
+        self.resumed = ""
         self.ttft_s: float | None = None
         self.first_sent_at: float | None = None
         self.usage: tuple[int, int] | None = None
@@ -147,6 +146,8 @@ class Forwarding:
         self._now = forwarder.wire.clock
         self._observe = forwarder.observe
         self._failed: dict[int, Attempt] = {}  # by permit, for relaying an upstream's own refusal
+        self._answering: Permit | None = None  # whose answer the client is getting
+        self._story: Story | None = None
         self._interrupted = False
         self._task: asyncio.Task[object] | None = None
 
@@ -159,14 +160,29 @@ class Forwarding:
         self.sink = sink
         self._task = asyncio.current_task()
         self._forwarder.running.add(self)
+        heart = self._start_heart() if self.call.stream else None
         try:
-            await self._loop()
+            while True:
+                step = self.next_step()
+                match step:
+                    case Try():
+                        if await self._try(step):
+                            return
+                    case Wait():
+                        await asyncio.sleep(max(0.0, step.until - self._now()))
+                    case GiveUp():
+                        self._give_up(step)
+                        return
+                    case _:
+                        assert_never(step)
         except asyncio.CancelledError:
             if not self._interrupted or self._task is None:
                 raise
             self._task.uncancel()
             self._end_with_error(503, "shutting_down", SHUTTING_DOWN, RequestOutcome.INTERRUPTED)
         finally:
+            if heart is not None:
+                heart.stop()
             self._forwarder.running.discard(self)
             self._tell(self.failover.close(self._now()))
 
@@ -183,92 +199,48 @@ class Forwarding:
             for event in events:
                 observe(event)
 
-    async def _loop(self) -> None:
-        while True:
-            step, events = self.failover.next_step(self._now())
-            self._tell(events)
-            match step:
-                case Try():
-                    attempt = await self._try(step)
-                    if attempt is not None:
-                        await self._answer(attempt)
-                        return
-                case Wait():
-                    await asyncio.sleep(max(0.0, step.until - self._now()))
-                case GiveUp():
-                    self._give_up(step)
-                    return
-                case _:
-                    assert_never(step)
+    # Attempts, also as `Race` and `Resumption` make them.
 
-    async def _try(self, step: Try) -> Attempt | None:
-        """Make an attempt, hedged if the route says so; return it if it is good."""
-        if step.hedge_after_s is not None:
-            return await self._try_hedged(step, step.hedge_after_s)
-        attempt = self._attempt(step)
-        return attempt if await self._run(attempt, step) else None
+    def next_step(self) -> Step:
+        """Return what to do now."""
+        step, events = self.failover.next_step(self._now())
+        self._tell(events)
+        return step
 
-    def _attempt(self, step: Try) -> Attempt:
+    def next_hedge(self) -> Try | None:
+        """Return a second attempt to make beside the one that runs, if it is worth its price."""
+        step, events = self.failover.next_hedge(self._now())
+        self._tell(events)
+        return step
+
+    def attempt(self, step: Try) -> Attempt:
+        """Return the attempt that *step* asks for, not yet running."""
         upstream = self._forwarder.upstreams[step.permit.target.upstream.name]
         return Attempt(upstream, step.permit, step.timeouts, self._forwarder.wire)
 
-    async def _run(self, attempt: Attempt, step: Try) -> bool:
-        """Run one attempt to its first decisive moment; settle it unless it is good."""
-        watch = self._forwarder.slow
-        outcome = Outcome(Kind.CLIENT_GONE)
-        now = self._now()
+    async def exchange(self, attempt: Attempt, step: Try, call: Call | None = None) -> Outcome:
+        """Run an attempt to its first decisive moment; one that is cancelled is settled."""
+        call = call or self.call
+        watch, now = self._forwarder.slow, self._now()
         if self.first_sent_at is None:
             self.first_sent_at = now
         watch.add(attempt, self, now + step.timeouts.soft_s)
         try:
-            request = attempt.upstream.request(self.call, attempt.permit, self._client, self._hop)
-            outcome = await attempt.run(self.call, request, fresh=step.fresh_connection)
+            request = attempt.upstream.request(call, attempt.permit, self._client, self._hop)
+            return await attempt.run(call, request, fresh=step.fresh_connection)
         except asyncio.CancelledError:
-            if self._interrupted or not self.sink.gone:
-                outcome = Outcome(Kind.CANCELLED)
+            self.settle(attempt, self._why_cancelled())
             raise
         finally:
             watch.discard(attempt)
-            if outcome.kind is not Kind.OK:
-                attempt.close()
-                self._settle(attempt, outcome)
-        return outcome.kind is Kind.OK
 
-    async def _try_hedged(self, step: Try, after_s: float) -> Attempt | None:
-        """Run a second attempt beside a slow first one; the first good one wins, the other is cancelled."""
-        running: dict[asyncio.Task[bool], Attempt] = {}
-        winner: Attempt | None = None
-        try:
-            self._start(step, running)
-            done, _ = await asyncio.wait(running, timeout=after_s)
-            if not done:
-                hedge, events = self.failover.next_hedge(self._now())
-                self._tell(events)
-                if hedge is not None:
-                    self._start(hedge, running)
-            while running and winner is None:
-                done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-                for task in done:
-                    attempt = running.pop(task)
-                    if task.result() and winner is None:
-                        winner = attempt
-                    elif task.result():
-                        self._drop(attempt)
-        finally:
-            for task in running:
-                task.cancel()
-            if running:
-                await asyncio.gather(*running, return_exceptions=True)
-        return winner
-
-    def _start(self, step: Try, running: dict[asyncio.Task[bool], Attempt]) -> None:
-        attempt = self._attempt(step)
-        running[asyncio.get_running_loop().create_task(self._run(attempt, step))] = attempt
-
-    def _drop(self, attempt: Attempt) -> None:
-        """End a good attempt that came second."""
-        attempt.close()
-        self._settle(attempt, Outcome(Kind.CANCELLED))
+    def settle(self, attempt: Attempt, outcome: Outcome, *, committed: bool = False) -> None:
+        """Take note of how an attempt ended, once."""
+        if attempt.head is not None and not committed:
+            self._failed[attempt.permit.id] = attempt
+        if attempt.dropped:
+            self._tell([StreamEventsDropped(attempt.upstream.facts.name, "malformed", attempt.dropped)])
+        self._tell(self.failover.settle(attempt.permit, outcome, self._now(), committed=committed))
 
     def soft_limit_passed(self, attempt: Attempt) -> float | None:
         """Report that *attempt* is slow; return when to abandon it, None to go on and ask again."""
@@ -276,125 +248,214 @@ class Forwarding:
         self._tell(events)
         return at
 
-    def _settle(self, attempt: Attempt, outcome: Outcome, *, committed: bool = False) -> None:
-        if attempt.head is not None and not committed:
-            self._failed[attempt.permit.id] = attempt
-        if attempt.dropped:
-            self._tell([StreamEventsDropped(attempt.upstream.facts.name, "malformed", attempt.dropped)])
-        self._tell(self.failover.settle(attempt.permit, outcome, self._now(), committed=committed))
+    def note_resumed(self, upstream: str, result: str) -> None:
+        """Tell that the stream was resumed, or could not be."""
+        self.resumed = result
+        self._tell([StreamResumed(self.call_facts.request_id, self.route.name, upstream, result)])
 
-    async def _answer(self, attempt: Attempt) -> None:
-        """Commit to *attempt* and carry its answer to the client."""
-        now = self._now()
-        self._name(attempt)
+    def _why_cancelled(self) -> Outcome:
+        """Tell the client's leaving from our own cancelling: a hedge that lost, a proxy that stops."""
+        return Outcome(Kind.CANCELLED if self._interrupted or not self.sink.gone else Kind.CLIENT_GONE)
+
+    async def _try(self, step: Try) -> bool:
+        """Make an attempt, hedged if the route says so; tell whether it became the answer."""
+        attempt: Attempt | None
+        if step.hedge_after_s is not None:
+            attempt = await Race(self).run(step, step.hedge_after_s)
+            if attempt is None:
+                return False
+        else:
+            attempt = self.attempt(step)
+            outcome = await self.exchange(attempt, step)
+            if outcome.kind is not Kind.OK:
+                self.settle(attempt, outcome)
+                return False
+        self._commit(attempt)
+        if attempt.complete:
+            self._answer_whole(attempt)
+            if self.sink.congested:
+                await self._see_it_read(attempt)
+        elif attempt.reader is None:
+            await self._answer_large(attempt)
+        else:
+            await self._answer_stream(attempt)
+        return True
+
+    # The answer, from the commit point on.
+
+    def _commit(self, attempt: Attempt) -> None:
+        """Note that the client gets this attempt's answer."""
+        if attempt.permit is self._answering:
+            return  # asked twice, for the rest of a broken stream
+        self._answering = attempt.permit
+        target, now = attempt.permit.target, self._now()
+        self.upstream, self.model = target.upstream.name, target.model or self.call.model
         seconds = now - attempt.sent_at
         self._tell(self.failover.first_content(attempt.permit, seconds, now))
+        if attempt.reader is not None:
+            if self.ttft_s is None:
+                self.ttft_s = seconds
+            self._tell([FirstToken(self.call_facts.request_id, self.upstream, target.label, seconds)])
+
+    def _answer_whole(self, attempt: Attempt) -> None:
+        """Send a complete and checked answer."""
+        attempt.close()
+        self._note_usage(attempt, attempt.usage)
+        self.settle(attempt, OK, committed=True)
+        self.sink.answer(attempt.status, self._lines(attempt), attempt.body)
+        self._conclude(OK)
+
+    async def _see_it_read(self, attempt: Attempt) -> None:
+        """Wait until a client has read most of a long answer, but not for ever."""
+        try:
+            await self.sink.drain(attempt.timeouts.stall_s)
+        except ClientGoneError:
+            self.outcome = RequestOutcome.CLIENT_GONE
+
+    async def _answer_large(self, attempt: Attempt) -> None:
+        """Send the beginning of a body too large to hold, and relay the rest."""
+        assert attempt.head is not None
+        assert attempt.connection is not None
+        declared = attempt.head.get(b"content-length")
+        length = int(declared) if declared is not None else None
+        self.sink.start(attempt.status, self._lines(attempt), length)
         outcome = Outcome(Kind.CLIENT_GONE)
         try:
-            if attempt.complete:
-                self.sink.answer(attempt.status, self._lines(attempt), attempt.body)
-                outcome = OK
-            else:
-                outcome = await self._stream(attempt, seconds)
+            stall_s = attempt.timeouts.stall_s
+            outcome = await relay_body(attempt.connection, attempt.body, length, self.sink, stall_s)
         except asyncio.CancelledError:
-            if self._interrupted:
-                outcome = Outcome(Kind.CANCELLED)
+            outcome = self._why_cancelled()
             raise
         finally:
             attempt.close()
-            self._note_usage(attempt)
-            self._settle(attempt, outcome, committed=True)
-            self._conclude(attempt, outcome)
+            self.settle(attempt, outcome, committed=True)
+            self._note_break(outcome)
+            self._conclude(outcome)
 
-    async def _stream(self, attempt: Attempt, seconds: float) -> Outcome:
-        """Send the beginning of a stream, or of a large body, and relay the rest."""
-        assert attempt.head is not None
-        lines = self._lines(attempt)
-        if attempt.reader is None:
-            assert attempt.connection is not None
-            declared = attempt.head.get(b"content-length")
-            length = int(declared) if declared is not None else None
-            self.sink.start(attempt.status, lines, length)
-            stall_s = attempt.timeouts.stall_s
-            return await relay_body(attempt.connection, attempt.body, length, self.sink, stall_s)
-        self.ttft_s = seconds
-        name, label = attempt.upstream.facts.name, attempt.permit.target.label
-        self._tell([FirstToken(self.call_facts.request_id, name, label, seconds)])
-        self.sink.start(attempt.status, lines + STREAM_LINES, None)
-        return await StreamRelay(attempt, self.sink, self.route.policy.keepalive_s, self._now).run()
+    async def _answer_stream(self, attempt: Attempt) -> None:
+        """Send a stream, carried on elsewhere if it breaks and that is wanted and safe."""
+        if self.sink.started:  # by `early_keepalive`
+            self.sink.write(self.heart.as_comment(f"answered by {self.upstream}"))
+        else:
+            self.sink.start(attempt.status, self._lines(attempt) + STREAM_LINES, None)
+        self.heart.start(self.route.policy.keepalive_s)
+        if self.route.policy.midstream == "resume" and may_resume(self.call):
+            self._story = Story(self.call.endpoint.operation)
+        outcome = Outcome(Kind.CLIENT_GONE)
+        try:
+            outcome = await self.carry(attempt)
+            if outcome.kind in BROKE and self._story is not None:
+                refused = self._forwarder.refused_prefills
+                outcome = await Resumption(self, self._story, refused, self._now).run(outcome)
+        except asyncio.CancelledError:
+            outcome = self._why_cancelled()
+            raise
+        finally:
+            self._conclude(outcome)
 
-    def _conclude(self, attempt: Attempt, outcome: Outcome) -> None:
+    async def carry(self, attempt: Attempt) -> Outcome:
+        """Relay a good attempt's stream; settle it, unless it turned out to continue nothing."""
+        self._commit(attempt)
+        outcome = DIVERGED
+        try:
+            outcome = await StreamRelay(attempt, self.sink, self.heart, self._story).run()
+        except asyncio.CancelledError:
+            outcome = self._why_cancelled()
+            raise
+        finally:
+            if outcome is OK:
+                attempt.leave()
+            else:
+                attempt.close()
+            if outcome is not DIVERGED:
+                self._note_usage(attempt, attempt.reader.usage if attempt.reader is not None else None)
+                self.settle(attempt, outcome, committed=True)
+                self._note_break(outcome)
+        return outcome
+
+    def _note_usage(self, attempt: Attempt, usage: tuple[int, int] | None) -> None:
+        """Add up what the upstreams say they used."""
+        if usage is None:
+            return
+        before = self.usage or (0, 0)
+        self.usage = (before[0] + usage[0], before[1] + usage[1])
+        if self._story is not None:
+            self._story.used(usage)
+        self._tell([TokensUsed(self.upstream, attempt.permit.target.label, *usage)])
+
+    def _note_break(self, outcome: Outcome) -> None:
+        if outcome.kind in BROKE:
+            self._tell([StreamInterrupted(self.call_facts.request_id, self.upstream, outcome.kind)])
+
+    def _conclude(self, outcome: Outcome) -> None:
         """Write the ending that a broken answer needs, and note how the request ended."""
         if outcome.kind is Kind.OK:
             saved = self.failover.saved
             self.outcome = RequestOutcome.OK_FAILOVER if saved else RequestOutcome.OK
-        elif outcome.kind in BROKE_OFF:
-            self.outcome = RequestOutcome.INTERRUPTED
-            if outcome.kind is not Kind.CANCELLED:
-                self._tell([StreamInterrupted(self.call_facts.request_id, self.upstream, outcome.kind)])
-            if attempt.reader is not None:
-                code, message = "stream_interrupted", f"Upstream '{self.upstream}' failed in mid-answer."
-                if self._interrupted:
-                    code, message = "shutting_down", SHUTTING_DOWN
-                self.sink.write(stream_error_event(self.call_facts.operation, code, message))
-            self.sink.abort()
         elif outcome.kind is Kind.CLIENT_GONE:
             self.sink.abort()
+        else:
+            self.outcome = RequestOutcome.INTERRUPTED
+            code, message = "stream_interrupted", f"Upstream '{self.upstream}' failed in mid-answer."
+            if self._interrupted:
+                code, message = "shutting_down", SHUTTING_DOWN
+            if self.call.stream:
+                sequence = self._story.next_number if self._story is not None else 0
+                self.sink.write(
+                    stream_error_event(self.call_facts.operation, code, message, sequence=sequence)
+                )
+            self.sink.abort()
+
+    # No answer.
 
     def _give_up(self, step: GiveUp) -> None:
         """Tell the client why there is no answer, or relay the upstream's own refusal."""
         relayed = self._failed.get(step.relay_permit) if step.relay_permit is not None else None
-        if relayed is not None:
-            self._name(relayed)
-            self.outcome = RequestOutcome.CLIENT_ERROR
-            self.sink.answer(relayed.status, self._lines(relayed), relayed.body)
+        if relayed is None:
+            rejected = step.status in (400, 403)
+            outcome = RequestOutcome.REJECTED if rejected else RequestOutcome.UPSTREAM_ERROR
+            self._end_with_error(step.status, step.code, step.message, outcome, advice(step))
             return
-        rejected = step.status in (400, 403)
-        outcome = RequestOutcome.REJECTED if rejected else RequestOutcome.UPSTREAM_ERROR
-        self._end_with_error(step.status, step.code, step.message, outcome, _advice(step))
+        target = relayed.permit.target
+        self.upstream, self.model = target.upstream.name, target.model or self.call.model
+        self.outcome = RequestOutcome.CLIENT_ERROR
+        if self.sink.started:
+            self.sink.write(refusal_event(self.call_facts.operation, relayed.body, step.code, step.message))
+            self.sink.abort()
+        else:
+            self.sink.answer(relayed.status, self._lines(relayed), relayed.body)
 
     def _end_with_error(
-        self, status: int, code: str, message: str, outcome: RequestOutcome, advice: bytes = b""
+        self, status: int, code: str, message: str, outcome: RequestOutcome, lines: bytes = b""
     ) -> None:
-        if self.sink.started:
+        if self._answering is not None:
             return  # `_conclude` has said so already
         self.outcome = outcome
+        if self.sink.started:  # by `early_keepalive`
+            self.sink.write(stream_error_event(self.call_facts.operation, code, message))
+            self.sink.abort()
+            return
         attempts = self.failover.attempts
-        body = error_body(
-            status, code, message, attempts=[(a.upstream, a.outcome, a.seconds) for a in attempts]
-        )
-        self.sink.answer(status, JSON_TYPE + self._own_lines() + advice, body)
-
-    def _own_lines(self) -> bytes:
-        attempts = self.failover.attempts
-        path = ", ".join([f"{attempt.upstream}={attempt.outcome}" for attempt in attempts])
-        return b"x-request-id: %b\r\nx-sidestep-attempts: %d\r\nx-sidestep-path: %b\r\n" % (
-            self.call_facts.request_id.encode(),
-            len(attempts),
-            header_text(path),
-        )
+        told = [(attempt.upstream, attempt.outcome, attempt.seconds) for attempt in attempts]
+        body = error_body(status, code, message, attempts=told)
+        own = own_lines(self.call_facts.request_id, attempts)
+        self.sink.answer(status, JSON_TYPE + own + lines, body)
 
     def _lines(self, attempt: Attempt) -> bytes:
         assert attempt.head is not None
         self._tell(rate_limits(attempt.head, self.upstream))
-        lines = to_client(attempt.head.headers)
-        return b"%b%b%b" % (lines, self._own_lines(), who_answered(self.upstream, self.model))
+        own = own_lines(self.call_facts.request_id, self.failover.attempts)
+        return b"%b%b%b" % (to_client(attempt.head.headers), own, who_answered(self.upstream, self.model))
 
-    def _name(self, attempt: Attempt) -> None:
-        target = attempt.permit.target
-        self.upstream, self.model = target.upstream.name, target.model or self.call.model
+    def _start_heart(self) -> Heartbeat:
+        """Make the heartbeat of a stream's client; it beats before content only if that is wanted."""
+        self.heart = Heartbeat(self.sink, asyncio.get_running_loop())
+        early_s = self.route.policy.early_keepalive_s
+        if early_s is not None:
+            self.heart.start(early_s, self._start_early)
+        return self.heart
 
-    def _note_usage(self, attempt: Attempt) -> None:
-        self.usage = attempt.reader.usage if attempt.reader is not None else attempt.usage
-        if self.usage is not None:
-            self._tell([TokensUsed(self.upstream, attempt.permit.target.label, *self.usage)])
-
-
-def _advice(step: GiveUp) -> bytes:
-    """Return the header lines that tell an SDK whether and when to ask again."""
-    lines = b""
-    if step.retry_after_s is not None:
-        lines += b"retry-after: %d\r\n" % max(1, round(step.retry_after_s))
-    if step.should_retry is not None:
-        lines += b"x-should-retry: %b\r\n" % (b"true" if step.should_retry else b"false")
-    return lines
+    def _start_early(self) -> None:
+        """Send the head to a client that has waited for content long enough."""
+        lines = b"%b%bx-request-id: %b\r\n" % (STREAM_TYPE, STREAM_LINES, self.call_facts.request_id.encode())
+        self.sink.start(200, lines, None)

@@ -6,10 +6,11 @@ cheaper than carrying pairs through the layers.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 
-from proxy.core.events import RateLimitSeen
+from proxy.core.events import AttemptRecord, RateLimitSeen
+from proxy.core.steps import GiveUp
 from proxy.transport.connection.http1 import ResponseHead
 
 # Passed on from any client. Credentials, cookies, forwarding and hop-by-hop headers never are; what
@@ -71,6 +72,26 @@ def rate_limits(head: ResponseHead, upstream: str) -> list[RateLimitSeen]:
         for resource, value in found
         if value and value.isdigit()
     ]
+
+
+def own_lines(request_id: str, attempts: Sequence[AttemptRecord]) -> bytes:
+    """Return our own lines about the request: its id, and the attempts it took."""
+    path = ", ".join([f"{attempt.upstream}={attempt.outcome}" for attempt in attempts])
+    return b"x-request-id: %b\r\nx-sidestep-attempts: %d\r\nx-sidestep-path: %b\r\n" % (
+        request_id.encode(),
+        len(attempts),
+        header_text(path),
+    )
+
+
+def advice(step: GiveUp) -> bytes:
+    """Return the lines that tell an SDK whether and when to ask again."""
+    lines = b""
+    if step.retry_after_s is not None:
+        lines += b"retry-after: %d\r\n" % max(1, round(step.retry_after_s))
+    if step.should_retry is not None:
+        lines += b"x-should-retry: %b\r\n" % (b"true" if step.should_retry else b"false")
+    return lines
 
 
 @lru_cache(maxsize=1024)

@@ -45,7 +45,8 @@ class Upstream:
     """What the wire needs of one configured upstream.
 
     `keys` maps a credential's name to its ready header line; it is kept out of `repr`. `fixed` are
-    the header lines that every request carries. `models` maps asked names to names there.
+    the header lines that every request carries. `models` maps asked names to names there. `prefills`:
+    it goes on from an assistant message that comes last, instead of answering it.
     """
 
     facts: UpstreamFacts
@@ -57,6 +58,7 @@ class Upstream:
     client_headers: tuple[str, ...] = FROM_CLIENT
     params: Params | None = None
     models: Mapping[str, str] = field(default_factory=dict)
+    prefills: bool = False
     _beginnings: dict[tuple[str, str], bytes] = field(default_factory=dict, repr=False, compare=False)
 
     def request(
@@ -103,8 +105,8 @@ class Attempt:
     """
 
     __slots__ = (
-        "_forced", "_wire", "body", "complete", "connection", "dropped", "ended", "head", "held",
-        "later", "permit", "reader", "sent_at", "splitter", "timeouts", "upstream", "usage",
+        "_forced", "_held_bytes", "_wire", "body", "complete", "connection", "dropped", "ended", "head",
+        "held", "later", "permit", "reader", "sent_at", "splitter", "timeouts", "upstream", "usage",
     )  # fmt: skip
 
     def __init__(self, upstream: Upstream, permit: Permit, timeouts: Timeouts, wire: Wire) -> None:
@@ -117,7 +119,7 @@ class Attempt:
         self.connection: Connection | None = None
         self.splitter: Splitter | None = None
         self.reader: StreamReader | None = None
-        self.held: list[bytes] = []  # events before and with the first content, for the client
+        self.held: list[tuple[Sight, bytes]] = []  # events before and with the first content, for the client
         self.later: list[bytes] = []  # events that came with them, not yet looked at
         self.ended = False  # the held events are the whole stream
         self.dropped = 0
@@ -125,6 +127,7 @@ class Attempt:
         self.sent_at = 0.0
         self._wire = wire
         self._forced: Outcome | None = None
+        self._held_bytes = 0
 
     @property
     def status(self) -> int:
@@ -135,7 +138,16 @@ class Attempt:
         """Make the attempt; return how it ended. An `OK` attempt is not closed yet."""
         outcome: Outcome | None = None
         try:
-            outcome = await self._exchange(call, request, fresh=fresh)
+            pool, origin = self._wire.pool, self.upstream.origin
+            connection = pool.take_idle(origin) if not fresh else None
+            if connection is None:
+                connection = await pool.connect(origin, self.timeouts.connect_s)
+            self.connection = connection
+            self.sent_at = self._wire.clock()
+            if self._forced is None:
+                connection.send(*request)
+                head = self.head = await connection.read_head(self.timeouts.head_s)
+                outcome = await self._read(call, connection, head)
         except ConnectError as error:
             outcome = Outcome(Kind.CONNECT_FAILED, code=error.reason)
         except ConnectionLost as error:
@@ -149,7 +161,7 @@ class Attempt:
         finally:
             if outcome is None or outcome.kind is not Kind.OK:
                 self.close()
-        return self._forced or outcome
+        return self._forced or outcome or Outcome(Kind.CANCELLED)
 
     def force(self, outcome: Outcome) -> None:
         """End the attempt now with *outcome* (evacuation): its socket closes at once."""
@@ -163,24 +175,31 @@ class Attempt:
         if connection is not None:
             self._wire.pool.release(connection)
 
-    async def _exchange(self, call: Call, request: tuple[bytes, bytes], *, fresh: bool) -> Outcome:
-        pool, origin = self._wire.pool, self.upstream.origin
-        connection = pool.take_idle(origin) if not fresh else None
-        if connection is None:
-            connection = await pool.connect(origin, self.timeouts.connect_s)
-        self.connection = connection
-        if self._forced is not None:
-            return self._forced
-        self.sent_at = self._wire.clock()
-        connection.send(*request)
-        head = self.head = await connection.read_head(self.timeouts.head_s)
+    def leave(self) -> None:
+        """Close after a stream's own end: its last bytes may still be under way, and cost nobody time."""
+        connection, self.connection = self.connection, None
+        if connection is not None:
+            self._wire.pool.release_soon(connection)
+
+    async def _read(self, call: Call, connection: Connection, head: ResponseHead) -> Outcome:
         if not 200 <= head.status < 300:
             self.body = await self._read_error(connection)
             return classify(head.status, head.get, self.body, wall=self._wire.wall())
         content_type = head.get(b"content-type")
         if call.stream and _may_be_stream(content_type):
             return await self._first_content(call, connection, head)
-        return await self._whole_body(call, connection, content_type)
+        if connection.is_complete:
+            self.body = connection.take()
+            self.complete = True
+        else:
+            await self._hold(connection)
+            if not self.complete and not call.stream:
+                return OK
+        answer = read_answer_body(
+            call.endpoint.operation, head.status, content_type, self.body, streamed=call.stream
+        )
+        self.usage = answer.usage
+        return answer.outcome
 
     def _remaining(self) -> float:
         return max(0.0, self.sent_at + self.timeouts.head_s - self._wire.clock())
@@ -196,22 +215,6 @@ class Attempt:
         except (ConnectionLost, BadAnswer, ReadTimeout):
             pass
         return b"".join(pieces)[:ERROR_BODY]
-
-    async def _whole_body(self, call: Call, connection: Connection, content_type: bytes | None) -> Outcome:
-        """Hold a non-stream answer until it is complete and checked, or too large to hold."""
-        if connection.is_complete:
-            self.body = connection.take()
-            self.complete = True
-        else:
-            await self._hold(connection)
-            if not self.complete and not call.stream:
-                return OK
-        assert self.head is not None
-        answer = read_answer_body(
-            call.endpoint.operation, self.head.status, content_type, self.body, streamed=call.stream
-        )
-        self.usage = answer.usage
-        return answer.outcome
 
     async def _hold(self, connection: Connection) -> None:
         data = await connection.read_some(self._remaining())
@@ -232,27 +235,33 @@ class Attempt:
             choices=call.features.choices,
             retry_after_s=header_hint_s(head.get, wall=self._wire.wall()),
         )
-        held = 0
         while True:
             data = await connection.read_some(self._remaining())
+            events = splitter.feed(data) if data else splitter.finish()
+            outcome = self._gate(reader, events)
+            if outcome is not None:
+                return outcome
             if not data:
                 return reader.ended(splitter.rest())
-            events = splitter.feed(data)
-            for index, event in enumerate(events):
-                sight = reader.look(event)
-                if sight is Sight.ERROR:
-                    return reader.error or Outcome(Kind.IN_BAND_ERROR, status=200, in_band=True)
-                if sight is Sight.MALFORMED or sight is Sight.PING:
-                    self.dropped += sight is Sight.MALFORMED
-                    continue
-                if sight is Sight.DONE and not reader.finished:
-                    return Outcome(Kind.MALFORMED, status=200, code="empty")
-                self.held.append(event)
-                held += len(event)
-                if sight >= Sight.CONTENT or held > HELD_STREAM:
-                    self.later = events[index + 1 :]
-                    self.ended = sight is Sight.DONE
-                    return OK
+
+    def _gate(self, reader: StreamReader, events: list[bytes]) -> Outcome | None:
+        """Hold events back until one commits the stream; return how the attempt ends here, if it does."""
+        for index, event in enumerate(events):
+            sight = reader.look(event)
+            if sight is Sight.ERROR:
+                return reader.error or Outcome(Kind.IN_BAND_ERROR, status=200, in_band=True)
+            if sight is Sight.MALFORMED or sight is Sight.PING:
+                self.dropped += sight is Sight.MALFORMED
+                continue
+            if sight is Sight.DONE and not reader.finished:
+                return Outcome(Kind.MALFORMED, status=200, code="empty")
+            self.held.append((sight, event))
+            self._held_bytes += len(event)
+            if sight >= Sight.CONTENT or self._held_bytes > HELD_STREAM:
+                self.later = events[index + 1 :]
+                self.ended = sight is Sight.DONE
+                return OK
+        return None
 
 
 def _may_be_stream(content_type: bytes | None) -> bool:

@@ -150,15 +150,28 @@ def test_upstreams_that_use_one_key_at_one_provider_share_its_cell() -> None:
         """
     )
     cells = {name: upstream_facts(settings, name).credentials for name in settings.upstreams}
-    assert cells == {
-        "eu": ("eu", "eu#2"),
-        "us": ("eu#2",),
-        "else": ("else",),
-        "local": ("local",),
-        "mine": ("mine",),
-    }
+    first, second = cells["eu"]
+    assert first != second
+    assert cells["us"] == (second,)
+    assert cells["else"] not in ((first,), (second,))
+    assert (cells["local"], cells["mine"]) == (("local",), ("mine",))
     assert [key.reveal() for key in upstream_wire(settings, "eu").keys] == ["one", "two"]
     assert upstream_facts(settings, "mine").passthrough
+
+
+def test_a_replaced_key_is_another_cell_and_one_that_stays_is_not() -> None:
+    def cells(keys: str) -> tuple[str, ...]:
+        text = f"""
+            upstreams:
+              eu: {{base_url: "https://eu.api.openai.com/v1", api_keys: {keys}}}
+            routes: {{m: [eu]}}
+        """
+        return upstream_facts(settings_of(text), "eu").credentials
+
+    one, two = cells("[one, two]")
+    assert cells("[two, three]")[0] == two
+    assert cells("[three]") != (one,)
+    assert not {"one", "two"} & {one.partition("@")[2], two.partition("@")[2]}
 
 
 def test_the_wire_knows_how_to_send() -> None:

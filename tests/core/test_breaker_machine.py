@@ -139,6 +139,7 @@ class BreakerMachine(RuleBasedStateMachine):
     @rule(seconds=st.sampled_from([1.0, 30.0]))
     def open_from_outside(self, seconds: float) -> None:
         self.take(self.breaker.trip("unauthorized", seconds, self.now))
+        self.unavailable_since = None  # who orders it again and again gets what is ordered
 
     @rule()
     def health_check(self) -> None:

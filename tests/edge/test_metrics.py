@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import random
 from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -11,6 +14,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
+from proxy.core.asking import BAD_BUT_USABLE
 from proxy.core.events import (
     Decision,
     Event,
@@ -22,6 +26,8 @@ from proxy.core.events import (
     TokensUsed,
 )
 from proxy.core.outcome import Kind, Outcome
+from proxy.core.target import BreakerPolicy, Route, RoutePolicy, Target, Tier
+from proxy.edge import reasons
 from proxy.edge.exposition import Renderer
 from proxy.edge.gauges import Gauges
 from proxy.edge.metrics import Metrics
@@ -41,9 +47,11 @@ from tests.edge.examples import (
     names,
     request_ended,
     route,
+    upstream,
 )
 from tests.edge.reference import render as render_by_library
 
+CORE = Path(__file__).parent.parent.parent / "proxy" / "core"
 OPENMETRICS = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5"
 
 # CONTRACT.md, section 8: name, type, labels.
@@ -118,6 +126,24 @@ def series(metrics: Metrics) -> Found:
     }
 
 
+def found_with(metrics: Metrics, name: str, **labels: str) -> list[float]:
+    """Return the values of all series that carry these labels; an empty label is none."""
+    full = {key: text for key, text in labels.items() if text}
+    empty = labels.keys() - full.keys()
+    return [
+        number
+        for (found, carried), number in series(metrics).items()
+        if found == name
+        and full.items() <= dict(carried).items()
+        and not any(dict(carried).get(key) for key in empty)
+    ]
+
+
+def with_routes(*routes: Route) -> Metrics:
+    configured = names_of(routes, ["openai", "azure"], ENDPOINTS)
+    return Metrics(configured, CollectorRegistry(), Gauges(), version="1.2.3")
+
+
 def value(metrics: Metrics, name: str, **labels: str) -> float | None:
     labels = {key.rstrip("_"): text for key, text in labels.items()}
     return series(metrics).get((name, frozenset(labels.items())))
@@ -147,6 +173,115 @@ def test_counters_of_configured_names_begin_at_zero() -> None:
     assert value(metrics, "sidestep_requests_total", **labels) == 0
     assert value(metrics, "sidestep_config_reloads_total", result="failure") == 0
     assert value(metrics, "sidestep_time_to_first_token_seconds_count", upstream="azure") == 0
+
+
+def test_a_failover_is_counted_from_zero_in_both_directions_and_for_every_ending_that_causes_one() -> None:
+    metrics = made()
+    for pair in (("openai", "azure"), ("azure", "openai")):
+        reasons = {
+            dict(labels)["reason"]
+            for (name, labels), number in series(metrics).items()
+            if name == "sidestep_failovers_total"
+            and {("route", "gpt-5"), ("from", pair[0]), ("to", pair[1])} <= labels
+            and number == 0
+        }
+        assert {"overloaded", "connect_failed", "no_answer", "unauthorized", "too_large"} <= reasons
+        assert not {"ok", "rejected", "client_gone", "refused", "stalled"} & reasons
+
+
+def test_policies_decide_which_failovers_and_resumes_can_happen() -> None:
+    policy = RoutePolicy(on_refusal="failover", midstream="resume")
+    metrics = with_routes(replace(route(), policy=policy), route("plain"))
+    labels = {"from_": "openai", "to": "azure"}
+    for reason in ("refused", "stalled", "interrupted"):
+        assert value(metrics, "sidestep_failovers_total", route="gpt-5", **labels, reason=reason) == 0
+        assert value(metrics, "sidestep_failovers_total", route="plain", **labels, reason=reason) is None
+    resumes = {dict(labels)["route"] for name, labels in series(metrics) if "resumes_total" in name}
+    assert resumes == {"gpt-5"}
+
+
+@pytest.mark.parametrize(
+    ("upstream", "decision", "reason"),
+    [
+        ("openai", "select", "first"),
+        ("azure", "select", "next"),
+        ("openai", "select", "probe"),
+        ("openai", "skip", "open"),
+        ("openai", "retry", "server_error"),
+        ("azure", "failover", "overloaded"),
+        ("openai", "evacuate", "slow"),
+        ("openai", "least_bad", "open"),
+        ("openai", "give_up", "rejected"),
+        ("", "hold", "open"),
+        ("", "give_up", "no_upstream_available"),
+        ("", "deny", "no_allowed_upstream"),
+    ],
+)
+def test_decisions_are_counted_from_zero(upstream: str, decision: str, reason: str) -> None:
+    labels = {"route": "gpt-5", "upstream": upstream, "decision": decision, "reason": reason}
+    found = [number for (name, found), number in series(made()).items() if set(labels.items()) <= found]
+    assert found == [0.0]
+
+
+def test_a_breaker_s_moves_are_counted_from_zero() -> None:
+    metrics = made()
+    target = {"scope": "target", "upstream": "azure", "model": "gpt-5-prod", "operation": "chat"}
+    whole = {"scope": "credential", "upstream": "azure", "model": "", "operation": ""}
+    for labels in (
+        target | {"to": "open", "reason": "consecutive"},
+        target | {"to": "closed", "reason": "recovered"},
+        whole | {"to": "open", "reason": "unauthorized"},
+        whole | {"scope": "endpoint", "to": "open", "reason": "consecutive"},
+    ):
+        assert found_with(metrics, "sidestep_breaker_transitions_total", **labels, enforced="true") == [0.0]
+        assert found_with(metrics, "sidestep_breaker_transitions_total", **labels, enforced="false") == []
+
+
+def test_breakers_that_only_observe_or_are_off_begin_as_such() -> None:
+    watched, off = (
+        Target(replace(upstream(name), breaker=BreakerPolicy(mode=mode)), "m")
+        for name, mode in (("openai", "observe"), ("azure", "off"))
+    )
+    metrics = with_routes(Route("m", (Tier((watched,)), Tier((off,)))))
+    name, move = "sidestep_breaker_transitions_total", {"to": "open", "reason": "consecutive"}
+    assert found_with(metrics, name, upstream="openai", scope="target", **move, enforced="false") == [0.0]
+    assert found_with(metrics, name, upstream="openai", **move, enforced="true") == []
+    assert found_with(metrics, name, upstream="azure") == []
+
+
+def test_targets_are_shown_for_what_their_route_has_served_even_if_they_have_not() -> None:
+    cells: list[ACell] = []
+    metrics = made(cells=lambda: cells)
+
+    def operations() -> set[str]:
+        return {
+            dict(labels)["operation"]
+            for name, labels in series(metrics)
+            if name == "sidestep_breaker_state" and {("scope", "target"), ("upstream", "azure")} <= labels
+        }
+
+    assert operations() == {"chat"}
+    cells.append(ACell("openai", "gpt-5", "embeddings"))
+    assert operations() == {"embeddings"}
+    cells.append(ACell("openai", "gpt-5", "chat"))
+    assert operations() == {"chat", "embeddings"}
+    labels = {"upstream": "azure", "operation": "embeddings", "to": "open", "reason": "adaptive"}
+    assert found_with(metrics, "sidestep_breaker_transitions_total", **labels) == [0.0]
+
+
+def test_the_reasons_that_begin_at_zero_are_those_that_the_core_gives() -> None:
+    said, findings = set[object](), set[object]()
+    for path in CORE.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Constant):
+                said.add(node.value)
+            elif isinstance(node, ast.Call) and ast.unparse(node.func) == "Finding":
+                findings |= {arg.value for arg in node.args if isinstance(arg, ast.Constant)}
+    moves = {reason for moves in reasons.MOVES.values() for _, reason in moves}
+    listed = {*reasons.SELECTED, *reasons.UNAVAILABLE, *reasons.RETRIED, *reasons.GIVEN_UP, *reasons.RELAYED}
+    assert listed | moves <= said
+    assert findings == {*reasons.DETECTED, *reasons.RELAPSED}
+    assert set(reasons.LEAST_BAD) == BAD_BUT_USABLE
 
 
 def test_a_failover_is_told_by_requests_attempts_and_failovers() -> None:
@@ -266,12 +401,12 @@ def test_a_client_s_own_names_are_counted_as_other() -> None:
 
 
 def test_reasons_are_bounded_even_if_our_own_code_makes_them_up() -> None:
-    metrics = observe(made(), [decided(reason=f"reason_{number}") for number in range(1000)])
-    reasons = {
-        dict(labels)["reason"] for name, labels in series(metrics) if name == "sidestep_decisions_total"
-    }
-    assert len(reasons) == MAX_WORDS + 1
-    assert "other" in reasons
+    metrics = made()
+    before = series(metrics).keys()
+    observe(metrics, [decided(reason=f"reason_{number}") for number in range(1000)])
+    made_up = {dict(labels)["reason"] for _, labels in series(metrics).keys() - before}
+    assert len(made_up) == MAX_WORDS + 1
+    assert "other" in made_up
 
 
 def test_free_text_is_no_reason() -> None:
@@ -286,7 +421,7 @@ def test_exactly_one_series_of_a_breaker_is_one(state: str) -> None:
     found = {
         dict(labels)["state"]: number
         for (name, labels), number in series(metrics).items()
-        if name == "sidestep_breaker_state" and ("scope", "target") in labels
+        if name == "sidestep_breaker_state" and {("scope", "target"), ("model", "gpt-5")} <= labels
     }
     assert found == {name: float(name == state) for name in ("closed", "open", "half_open", "recovering")}
 

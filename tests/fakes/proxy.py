@@ -19,11 +19,12 @@ SERVER = "server: {listen: 127.0.0.1:0, admin: 127.0.0.1:0%s}\n"
 
 @dataclass
 class RunningProxy:
-    """A proxy that listens. `log` is the file its JSON lines go to."""
+    """A proxy that listens. `log` is the file its lines go to, `text` the configuration that a reload reads."""
 
     application: Application
     session: aiohttp.ClientSession
     log: Path
+    text: str
     headers: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -40,6 +41,12 @@ class RunningProxy:
         """Return an aiohttp request context for a chat completion."""
         body = {"model": model, "stream": stream, "messages": [{"role": "user", "content": "Hi"}], **more}
         return self.session.post(f"{self.url}/chat/completions", json=body, headers=self.headers)
+
+    async def reload(self, text: str) -> int:
+        """Replace the configuration but for its server's part, and reload; return the status."""
+        self.text = self.text.partition("\n")[0] + "\n" + text
+        async with self.session.post(f"{self.admin_url}/-/reload") as answer:
+            return answer.status
 
     async def metrics(self) -> str:
         """Return the text of `/metrics`."""
@@ -63,11 +70,13 @@ async def running_proxy(
     assert loaded.settings is not None, loaded.problems
     log = tmp_path / "log.jsonl"
     descriptor = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
-    application = Application(loaded, Options(log_fd=descriptor))
+    options = Options(log_fd=descriptor, reread=lambda: read(proxy.text, "test", env or {}, tmp_path))
+    application = Application(loaded, options)
     await application.start()
     try:
         async with aiohttp.ClientSession() as session:
-            yield RunningProxy(application, session, log)
+            proxy = RunningProxy(application, session, log, whole)
+            yield proxy
     finally:
         await application.close()
         os.close(descriptor)

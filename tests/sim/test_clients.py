@@ -123,6 +123,21 @@ def test_a_client_that_loses_patience_hangs_up_and_tries_again() -> None:
     assert (record.ending, record.requests) == (Ending.ANSWERED, 2)
 
 
+def test_a_reply_that_comes_at_once_ends_the_call_only_once() -> None:
+    world = World(1)
+
+    def refuse(record: CallRecord, first: Callable[[], None], done: Callable[[Reply], None]) -> Exchange:
+        done(FAILED)
+        return Scripted(world)
+
+    sdk_call = SdkCall(world, CALL, Traffic(), refuse, Random(1))
+    sdk_call.start()
+    world.run()
+    record = sdk_call.record
+    assert (record.ending, record.requests, record.failed_requests) == (Ending.FAILED, 3, 3)
+    assert record.ended_at < 3
+
+
 def test_a_hanging_provider_costs_the_sdk_alone_all_its_patience() -> None:
     record = direct(faults=[{"at": "0s", "lasts": "1h", "fails": {"hang": 1}}])
     assert (record.ending, record.attempts) == (Ending.GAVE_UP, 3)

@@ -9,7 +9,7 @@ import pytest
 
 from proxy.core.outcome import Kind
 from proxy.sim.scenario import ILLS, ProviderSpec
-from proxy.sim.scripted import NEVER, Fate, ScriptedProvider
+from proxy.sim.scripted import NEVER, STUMBLED, Fate, ScriptedProvider
 
 
 def provider(**given: object) -> ScriptedProvider:
@@ -122,3 +122,9 @@ def test_what_is_under_way_can_be_cut_until_it_leaves() -> None:
     sick.leave(gone)
     sick.cut(1.0)
     assert cut == ["open"]
+
+
+def test_a_healthy_provider_errs_now_and_then_and_that_is_noted() -> None:
+    human = provider(errors="10%")
+    outcomes = [ask(human, float(number)).outcome for number in range(1000)]
+    assert outcomes.count(STUMBLED) == len(human.stumbles) == pytest.approx(100, abs=30)

@@ -15,6 +15,7 @@ from tests.simulation.bars import (
     SCENARIOS,
     SHIPPED,
     Measured,
+    calm,
     measure,
     median_return,
     setup_for,
@@ -35,7 +36,7 @@ def every(names: list[str] | tuple[str, ...]) -> pytest.MarkDecorator:
 
 @every(NEVER_FAIL)
 def test_no_client_fails_while_a_healthy_target_exists(name: str) -> None:
-    assert [each.felt.failed_requests for each in played(name)] == [0] * len(SEEDS)
+    assert [each.failures for each in played(name)] == [0] * len(SEEDS)
     assert [each.felt.endings[Ending.GAVE_UP] for each in played(name)] == [0] * len(SEEDS)
 
 
@@ -86,6 +87,12 @@ def test_siblings_stay_where_they_are(name: str) -> None:
     assert {record.first_choice for record in siblings} == {"first"}
 
 
+def test_nothing_opens_in_a_hundred_calm_hours() -> None:
+    calls, opened = calm(hours=100, rate=0.1, seed=1)
+    assert calls > 35_000
+    assert opened == 0
+
+
 def test_the_same_seed_tells_the_same_story() -> None:
     scenario = load_scenario("brown_out", SHIPPED)
     traces = [play(scenario, setup_for(scenario), seed, keep_trace=True)[1].trace for seed in (1, 1, 2)]
@@ -94,8 +101,9 @@ def test_the_same_seed_tells_the_same_story() -> None:
     assert len(traces[0]) > 1000
 
 
-def test_an_outage_of_everything_ends_when_it_ends() -> None:
-    scenario = load_scenario("everything_down", SHIPPED)
+@every(["everything_down", "own_network"])
+def test_an_outage_of_everything_ends_when_it_ends(name: str) -> None:
+    scenario = load_scenario(name, SHIPPED)
     ledger, _ = play(scenario, setup_for(scenario), seed=1)
     _, end = scenario.trouble
     assert {record.ending for record in ledger.records if record.call.at >= end} == {Ending.ANSWERED}

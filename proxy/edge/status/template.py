@@ -1,9 +1,10 @@
 """The page's templates: a small part of Mustache, filled in here and, by the same rules, in the browser.
 
-`{{name}}` is a value, escaped; `{{a.b}}` looks into it, `{{.}}` is the item itself, and a name that is
-not found there is looked for further out. `{{name|filter}}` shows it as one of `FILTERS` does.
+`{{name}}` is a value, escaped; `{{a.b}}` looks into it (`{{a.0}}` into a list), `{{.}}` is the item itself,
+and a name that is not found there is looked for further out. `{{name|filter}}` shows it as one of
+`FILTERS` does.
 `{{#name}}…{{/name}}` is shown for each item of a list, or once for a value that is there;
-`{{^name}}…{{/name}}` if there is none. Nothing, false, "" and [] are none; 0 is a value.
+`{{^name}}…{{/name}}` if there is none. Nothing, false, 0, "" and [] are none.
 """
 
 from __future__ import annotations
@@ -13,13 +14,13 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from html import escape
 from math import floor
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from proxy.edge.status.words import span_says
 
 _TAG = re.compile(r"\{\{([#^/]?)([\w.]+)(?:\|(\w+))?\}\}")
 
-Filter = Callable[[float], str]
+Filter = Callable[[Any], str]
 Part: TypeAlias = "str | Tag"
 
 
@@ -69,12 +70,11 @@ def _tag(tag: Tag, scopes: list[object]) -> str:
     found = _look_up(tag.name, scopes)
     if not tag.kind:
         return escape(_shown(found, tag.filter))
-    is_there = found is not None and found is not False and found not in ("", [])
     if tag.kind == "^":
-        return "" if is_there else _fill_in(tag.inner, scopes)
+        return "" if found else _fill_in(tag.inner, scopes)
     if isinstance(found, list):
         return "".join([_fill_in(tag.inner, [*scopes, item]) for item in found])
-    return _fill_in(tag.inner, [*scopes, found]) if is_there else ""
+    return _fill_in(tag.inner, [*scopes, found]) if found else ""
 
 
 def _look_up(name: str, scopes: list[object]) -> object:
@@ -87,13 +87,21 @@ def _look_up(name: str, scopes: list[object]) -> object:
             found = scope[first]
             break
     for step in rest:
-        found = found.get(step) if isinstance(found, Mapping) else None
+        found = _inside(found, step)
     return found
+
+
+def _inside(found: object, step: str) -> object:
+    if isinstance(found, Mapping):
+        return found.get(step)
+    if isinstance(found, list) and step.isdecimal() and int(step) < len(found):
+        return found[int(step)]
+    return None
 
 
 def _shown(found: object, filtered: str) -> str:
     if filtered:
-        return FILTERS[filtered](found) if isinstance(found, int | float) else "–"
+        return "–" if found is None else FILTERS[filtered](found)
     if isinstance(found, bool):
         return "true" if found else "false"
     return "" if found is None else str(found)
@@ -120,4 +128,22 @@ def count(number: float) -> str:
     return f"{floor(number):,}"
 
 
-FILTERS: Mapping[str, Filter] = {"percent": percent, "seconds": seconds, "span": span_says, "count": count}
+def clock(ts: str) -> str:
+    """Return the time of day of an RFC 3339 timestamp; the browser shows it in its own time zone."""
+    return ts[11:19]
+
+
+def moment(ts: str) -> str:
+    """Return day and time of an RFC 3339 timestamp."""
+    return f"{int(ts[8:10])} {MONTHS[int(ts[5:7]) - 1]}, {clock(ts)}"
+
+
+MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+FILTERS: Mapping[str, Filter] = {
+    "percent": percent,
+    "seconds": seconds,
+    "span": span_says,
+    "count": count,
+    "clock": clock,
+    "moment": moment,
+}

@@ -51,7 +51,7 @@ CAUSES = {kind.value: said for kind, said in KINDS.items()} | {
 
 # Why a breaker is in its state; numbers fill the places.
 REASONS = {
-    "consecutive": "{failures:.0f} failures in a row, of {requests:.0f} requests",
+    "consecutive": "{failures:.0f} failures in a row, from {requests:.0f} requests",
     "failure_ratio": "{failures:.0f} of {attempts:.0f} attempts failed within {window_s:g} s",
     "slow_ratio": "{slow:.0f} of {attempts:.0f} attempts were slow within {window_s:g} s",
     "adaptive": "far more failures than usual: score {score:.1f}, it opens at {threshold:.1f}",
@@ -63,7 +63,7 @@ REASONS = {
     "relapsed": "it failed again while coming back",
     "cooled_down": "it has waited {seconds:.0f} s: the next request is its probe",
     "answered": "it answered after all",
-    "probe_passed": "a probe was answered after {seconds:.1f} s: its traffic is coming back",
+    "probe_passed": "a probe was answered after {seconds:.2f} s: its traffic is coming back",
     "recovered": "all its traffic is back",
     Kind.QUOTA_SPENT.value: "our quota there is spent",
     Kind.UNAUTHORIZED.value: "it rejects our key",
@@ -89,7 +89,7 @@ DECISIONS = {
     "select": "chose {upstream}: {reason}",
     "skip": "passed over {upstream}: {reason}",
     "retry": "asked {upstream} again: it {reason}",
-    "failover": "moved to {upstream}: the target before {reason}",
+    "failover": "moved from {before} to {upstream}: {before} {reason}",
     "hedge": "asked {upstream} too: the first was slow",
     "hold": "waited for a target: {reason}",
     "evacuate": "left {upstream}, which had opened meanwhile: {reason}",
@@ -138,8 +138,8 @@ def skipped_says(reason: str) -> str:
     return SKIPPED.get(reason, _plain(reason))
 
 
-def decision_says(decision: str, upstream: str, reason: str) -> str:
-    """Return a decision as a sentence without its full stop."""
+def decision_says(decision: str, upstream: str, reason: str, before: str = "") -> str:
+    """Return a decision as a sentence without its full stop; *before* is what a failover left."""
     text = DECISIONS.get(decision)
     if text is None:
         return f"{_plain(decision)} {upstream}: {_plain(reason)}"
@@ -149,7 +149,7 @@ def decision_says(decision: str, upstream: str, reason: str) -> str:
         why = skipped_says(reason)
     else:
         why = did(reason) if reason in CAUSES else _plain(reason)
-    return text.format(upstream=upstream, reason=why)
+    return text.format(upstream=upstream, reason=why, before=before)
 
 
 def span_says(seconds: float) -> str:

@@ -2,7 +2,9 @@
 
     send -> read_head -> read_some ... until b"" -> ConnectionPool.release, or abort at any moment
 
-Rule 1: who waits, waits on one future with one timer; what arrives while nobody waits is kept.
+Rule 1: who waits, waits on one future; what arrives while nobody waits is kept. Who reads a stream gives
+        `read_by` a function instead, and is called as the bytes come: a future and a task's turn for each
+        event would cost more than the event.
 Rule 2: bytes that belong to no answer end the connection. They never become the next answer.
 Rule 3: a body that ends with the connection is complete only after a clean end: a FIN, over TLS a
         close_notify (RFC 9112, 9.8). httptools leaves this to us, and reports 1xx as messages.
@@ -19,6 +21,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import httptools
+
+from proxy.transport.connection.alarm import Alarm
 
 MAX_HEAD_BYTES = 64 * 1024  # or of anything that is not body; OpenAI's heads have 2 KiB, Go allows 1 MiB
 MAX_HEADERS = 256  # Apache's LimitRequestFields is 100, aiohttp's limit 128
@@ -99,6 +103,8 @@ class Connection(asyncio.Protocol):
     _transport: asyncio.Transport | None = None
     _parser: httptools.HttpResponseParser | None = None
     _waiter: asyncio.Future[bool] | None = None
+    _reader: Callable[[], None] | None = None
+    _alarm: Alarm | None = None
     _stall_timer: asyncio.TimerHandle | None = None
     _active = _aborted = _eof = _reading_paused = _writing_paused = False
 
@@ -168,10 +174,28 @@ class Connection(asyncio.Protocol):
                 self._transport.resume_reading()
         return data
 
+    def read_by(self, reader: Callable[[], None] | None) -> None:
+        """Have *reader* called whenever something has arrived or ended, instead of waiting; `None`: no more.
+
+        It is called between two feeds of the parser and may do anything: `take`, `abort`, release.
+        """
+        self._reader = reader
+
+    def pause(self) -> None:
+        """Read nothing more until `take`: who forwards cannot get rid of it."""
+        if not self._reading_paused and self._transport is not None and not self._transport.is_closing():
+            self._reading_paused = True
+            self._transport.pause_reading()
+
     @property
     def is_complete(self) -> bool:
         """Tell whether the whole answer has arrived."""
         return self._complete
+
+    @property
+    def error(self) -> TransportError | None:
+        """Return why no more of the answer will come, `None` while it may and once it is complete."""
+        return self._error
 
     def abort(self) -> None:
         """Close the socket at once, over TLS too. Whoever waits gets ConnectionLost."""
@@ -180,11 +204,14 @@ class Connection(asyncio.Protocol):
         self._aborted = True
         if self._transport is not None:
             self._transport.abort()
-        self._wake()
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._tell()
 
     def rest(self) -> None:
         """End the exchange: any byte that arrives from now on ends the connection."""
         self._active = False
+        self._reader = None
         self._chunks.clear()
 
     @property
@@ -202,17 +229,30 @@ class Connection(asyncio.Protocol):
         if self._waiter is not None or not self._active:
             raise RuntimeError("there is nothing to wait for, or somebody waits already")
         waiter = self._waiter = self._loop.create_future()
-        timer = self._loop.call_later(timeout_s, _settle, waiter, False)
+        if self._alarm is None:
+            self._alarm = Alarm(self._loop, self._too_late)
+        self._alarm.set(self._loop.time() + timeout_s)
         try:
             if not await waiter:
                 raise ReadTimeout(phase)
         finally:
-            timer.cancel()
+            self._alarm.at = None
             self._waiter = None
+
+    def _too_late(self) -> None:
+        if self._waiter is not None:
+            _settle(self._waiter, False)
 
     def _wake(self) -> None:
         if self._waiter is not None:
             _settle(self._waiter, True)
+
+    def _tell(self) -> None:
+        """Tell whoever waits, or whoever reads."""
+        if self._waiter is not None:
+            _settle(self._waiter, True)
+        elif self._reader is not None:
+            self._reader()
 
     def _fail(self, error: TransportError) -> None:
         if not self._complete:
@@ -271,6 +311,8 @@ class Connection(asyncio.Protocol):
         elif self._buffered > READ_HIGH_WATER and not self._reading_paused and self._transport is not None:
             self._reading_paused = True
             self._transport.pause_reading()
+        if self._reader is not None and (self._chunks or self._complete):
+            self._reader()
 
     def eof_received(self) -> None:
         """Note the clean end; the transport closes itself after it."""
@@ -286,8 +328,10 @@ class Connection(asyncio.Protocol):
                 self._error = self._lost()
         if self._stall_timer is not None:
             self._stall_timer.cancel()
+        if self._alarm is not None:
+            self._alarm.cancel()
         self._transport = self._parser = None  # the parser holds our methods: a cycle
-        self._wake()
+        self._tell()
         if self.on_lost is not None:
             self.on_lost(self)
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Hashable
+from functools import partial
 
 from proxy.transport.connection.dial import Dialer, Origin
 from proxy.transport.connection.http1 import ConnectError, Connection
 
 IDLE_S = 55.0  # load balancers commonly close at 60 s: be first, so that no request meets their FIN
 MAX_AGE_S = 300.0  # a connection outlives a DNS change at most this long
+LEAVE_S = 1.0  # between a stream's last event and the last chunk of its body
 
 
 class ConnectionPool:
@@ -33,6 +35,7 @@ class ConnectionPool:
         self._idle_s = idle_s
         self._max_age_s = max_age_s
         self._idle: dict[Hashable, list[Connection]] = {}
+        self._leaving: dict[Connection, asyncio.TimerHandle] = {}
         self._sweeper: asyncio.TimerHandle | None = None
         self._closed = False
 
@@ -88,6 +91,19 @@ class ConnectionPool:
         if self._sweeper is None:
             self._sweeper = asyncio.get_running_loop().call_later(self._idle_s, self._sweep)
 
+    def release_soon(self, connection: Connection, within_s: float = LEAVE_S) -> None:
+        """Release a connection whose answer is over but for its last bytes, once these have come.
+
+        Nothing waits for it: the next request would pay for a new TLS handshake if it were just closed.
+        It is closed if they have not come within *within_s*, or if anything else comes.
+        """
+        if self._closed or connection.is_complete or not connection.is_open:
+            self.release(connection)
+            return
+        loop = asyncio.get_running_loop()
+        self._leaving[connection] = loop.call_later(within_s, self._leave, connection)
+        connection.read_by(partial(self._watch_leaving, connection))
+
     def idle(self) -> int:
         """Count the idle connections."""
         return sum(map(len, self._idle.values()))
@@ -99,7 +115,20 @@ class ConnectionPool:
             self._sweeper.cancel()
         for connection in [c for stack in self._idle.values() for c in stack]:
             self._drop(connection)
+        for connection in tuple(self._leaving):
+            self._leave(connection)
         await asyncio.sleep(0)  # the transports close their sockets in the loop's next turn
+
+    def _watch_leaving(self, connection: Connection) -> None:
+        if connection.is_complete or connection.error is not None or connection.take().strip():
+            self._leave(connection)
+
+    def _leave(self, connection: Connection) -> None:
+        timer = self._leaving.pop(connection, None)
+        if timer is not None:
+            timer.cancel()
+            connection.read_by(None)
+            self.release(connection)
 
     def _is_fit(self, connection: Connection) -> bool:
         now = self._clock()

@@ -105,8 +105,12 @@ class HandLoop:
     """The part of an event loop that a connection uses, with timers that a test fires by hand."""
 
     def __init__(self) -> None:
+        self.now = 0.0
         self.timers: list[tuple[float, Callable[[], None], Any]] = []
         self._real = asyncio.get_running_loop()
+
+    def time(self) -> float:
+        return self.now
 
     def create_future(self) -> asyncio.Future[bool]:
         return self._real.create_future()
@@ -116,9 +120,13 @@ class HandLoop:
         self.timers.append((delay_s, lambda: None if handle.cancelled() else action(*args), handle))
         return handle
 
+    def call_at(self, at: float, action: Callable[..., None], *args: Any) -> asyncio.TimerHandle:
+        return self.call_later(at - self.now, action, *args)
+
     def fire(self) -> None:
         """Let every timer pass that was not cancelled."""
         timers, self.timers = self.timers, []
+        self.now += max((delay_s for delay_s, _, _ in timers), default=0.0)
         for _, action, handle in timers:
             action()
             handle.cancel()
