@@ -2,7 +2,7 @@
 #
 # BASE is any image with Python 3.11 or newer and CA certificates, the same for both stages. The default
 # follows the patch releases of its Python and its Debian, so that building again brings their security
-# fixes; for builds that repeat to the byte give a digest: `--build-arg BASE=python@sha256:...`.
+# fixes; to stay on one base give its digest: `--build-arg BASE=python@sha256:...`.
 ARG BASE=python:3.13-slim-trixie
 
 FROM ${BASE} AS build

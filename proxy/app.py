@@ -3,6 +3,9 @@
 The only place that reads the clock and draws the seed of chance; everything below takes both as
 arguments. Starting binds the sockets; stopping drains: not ready, stop accepting, let open requests
 finish, end the rest with an error event.
+
+A reload (SIGHUP, `POST /-/reload`, or a file that has changed) builds everything aside and swaps it
+between two requests. What keeps its name keeps its state; requests that run keep what they began with.
 """
 
 from __future__ import annotations
@@ -12,9 +15,11 @@ import gc
 import random
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry
@@ -23,6 +28,7 @@ from proxy import __version__, wiring
 from proxy.config.addresses import Address
 from proxy.config.dump import config_hash, masked
 from proxy.config.loader import Loaded
+from proxy.config.watch import Watch
 from proxy.core.budget import Budgets
 from proxy.core.pool import Pool
 from proxy.edge.access_log import AccessLog, Format
@@ -33,6 +39,7 @@ from proxy.edge.gauges import Gauges
 from proxy.edge.health import Health
 from proxy.edge.incident_log import IncidentLog
 from proxy.edge.limits import Usage
+from proxy.edge.listeners import BindError, Listeners
 from proxy.edge.log_writer import LineWriter
 from proxy.edge.loop_lag import LoopLag
 from proxy.edge.metrics import Metrics
@@ -40,34 +47,48 @@ from proxy.edge.notices import notice
 from proxy.edge.observers import compose
 from proxy.edge.recent import Recent
 from proxy.edge.server import ProxyServer
+from proxy.edge.status.headline import Drill as DrillMark
 from proxy.edge.status_data import Sources, StatusBoard
+from proxy.edge.traces import Traces
 from proxy.store.store import Store
+from proxy.transport.background import ModelChecks
 from proxy.transport.connection.dial import Dialer
 from proxy.transport.connection.dns import Resolver
+from proxy.transport.connection.http1 import ConnectError
 from proxy.transport.connection.pool import ConnectionPool
+from proxy.transport.drill import Drills
 from proxy.transport.forwarder import Forwarder
-from proxy.transport.upstream import Wire
+from proxy.transport.upstream import Upstream, Wire
 
-BACKLOG = 1024
+T = TypeVar("T")
+
 INTERRUPT_S = 2.0  # for the error events of requests that outlive the drain
+CLOSE_S = 0.5  # for requests whose connections were closed to be settled and told of
 POLL_S = 0.05
+WATCH_S = 1.0  # how often the configuration's files are looked at
+RESTART_S = 5.0  # before a background task that has failed goes on
 
 
-class BindError(Exception):
-    """A listener's address can not be used; the message names the configuration key."""
+class StartError(Exception):
+    """What is configured can not be used; the message names the configuration key."""
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
     """What the command line adds. `reread` loads the configuration again, for a reload.
 
-    `state` is the file to keep state in where the configuration names none; `None` for memory only.
+    `file` is where it was found, to be watched. `most_connections` is what the process can hold. `state` is
+    the file to keep state in where the configuration names none; `None` for memory only. `traces` are for
+    OpenTelemetry, where that is wanted.
     """
 
     log_fd: int = 1
     log_format: Format = "json"
     reread: Callable[[], Loaded] | None = None
     state: Path | None = None
+    file: Path | None = None
+    most_connections: int | None = None
+    traces: Traces | None = None
 
 
 class Application:
@@ -79,14 +100,16 @@ class Application:
         self._options = options
         self._rng = random.Random()
         self._usage: dict[str, Usage] = {}
-        self.parts = wiring.build(loaded.settings, self._usage)
+        self.parts = wiring.build(loaded.settings, self._usage, options.most_connections)
         self.health = Health()
         self.pool = Pool(self.parts.facts.values(), self._rng)
         self.budgets = Budgets()
         self._bound: dict[str, Address] = {}
-        self._runners: list[web.AppRunner] = []
-        self._listener: asyncio.Server | None = None
-        self._reloading: asyncio.Task[None] | None = None
+        self._listeners = Listeners()
+        self._background: list[asyncio.Task[None]] = []
+        self._reloading = asyncio.Lock()
+        self._reload_asked = asyncio.Event()
+        self._watch = Watch(self._files())
         self._assemble(loaded)
 
     def _assemble(self, loaded: Loaded) -> None:
@@ -100,10 +123,24 @@ class Application:
         self.board = StatusBoard(self._sources())
         self.metrics = Metrics(parts.names, CollectorRegistry(), self._gauges(), version=__version__)
         self.metrics.loaded(config_hash(parts.settings), time.time())
-        observe = compose([self.metrics, access_log, self.recent, self.board, self.incidents])
-        connections = ConnectionPool(Dialer(Resolver(time.monotonic)), time.monotonic)
-        wire = Wire(connections, time.monotonic, time.time)
+        self.drills = Drills(
+            upstreams=lambda: self.parts.facts,
+            routes=lambda: self.parts.routes,
+            clock=time.monotonic,
+            rng=self._rng,
+            say=lambda event, fields, *, level="info": self.say(event, level=level, **fields),
+        )
+        traces = self._options.traces
+        observers = (self.metrics, access_log, self.recent, self.board, self.incidents, self.drills, traces)
+        observe = compose([observer for observer in observers if observer is not None])
+        self._dialer = Dialer(Resolver(time.monotonic))
+        wire = Wire(ConnectionPool(self._dialer, time.monotonic), time.monotonic, time.time)
+        self._checks = ModelChecks(self.pool, wire, lambda: self.parts.upstreams)
         self.forwarder = Forwarder(self.pool, self.budgets, parts.upstreams, wire, self._rng, observe)
+        self.forwarder.new_attempt = self.drills.attempt
+        if traces is not None:
+            traces.peer_of = lambda upstream: wiring.peer_of(self.parts, upstream)
+            self.forwarder.tracer = traces
         self.server = ProxyServer(
             setup=parts.setup,
             forwarder=self.forwarder,
@@ -130,7 +167,12 @@ class Application:
             in_flight=lambda: self.server.in_flight,
             incidents=self.incidents.incidents,
             requests=self.recent.latest,
+            drills=self._drill_marks,
         )
+
+    def _drill_marks(self) -> list[DrillMark]:
+        running = self.drills.running().running
+        return [DrillMark(drill.upstream, drill.fault, drill.share, drill.left_s) for drill in running]
 
     def _gauges(self) -> Gauges:
         return Gauges(
@@ -141,6 +183,7 @@ class Application:
             streams_in_flight=lambda: self.server.streams,
             connections=lambda: len(self.server.connections),
             loop_lag_s=self._lag.seconds,
+            drills=lambda: self.drills.active(),
         )
 
     @property
@@ -158,42 +201,59 @@ class Application:
 
         Raises:
             BindError: an address can not be bound; nothing is left listening.
+            StartError: something else that is configured can not be used.
         """
         server = self.parts.settings.server
+        if mistakes := await self._trust(self.parts.upstreams.values()):
+            raise StartError("; ".join(mistakes))
         await self._store.open()
         await self.incidents.restore()
         try:
-            await self._listen("server.listen", server.listen)
-            await self._serve_admin("server.admin", server.admin, self._admin_app())
+            await self._bind("server.listen", server.listen, self._listeners.listen, self.server.server())
+            await self._bind("server.admin", server.admin, self._listeners.serve, self._admin_app())
             if server.metrics is not None:
                 app = build_metrics(self.metrics.exposition, self.health)
-                await self._serve_admin("server.metrics", server.metrics, app)
+                await self._bind("server.metrics", server.metrics, self._listeners.serve, app)
         except BindError:
             await self.close()
             raise
+        self._say_what_is_lowered()
         self._lag.start()
+        self._start_background()
         self.health.ready = True
         gc.freeze()  # what is there now stays: the collector need not look at it again
 
-    async def _listen(self, key: str, address: Address) -> None:
-        loop = asyncio.get_running_loop()
-        try:
-            self._listener = await loop.create_server(
-                self.server.server(), address.host, address.port, backlog=BACKLOG
-            )
-        except OSError as error:
-            raise BindError(f"{key}: can not listen on {address}: {error.strerror or error}") from error
-        self._bound[key] = Address(address.host, self._listener.sockets[0].getsockname()[1])
+    async def _bind(
+        self, key: str, address: Address, bind: Callable[[str, T, str, int], Awaitable[int]], what: T
+    ) -> None:
+        self._bound[key] = Address(address.host, await bind(key, what, address.host, address.port))
 
-    async def _serve_admin(self, key: str, address: Address, app: web.Application) -> None:
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
-        self._runners.append(runner)
-        await runner.setup()
-        try:
-            await web.TCPSite(runner, address.host, address.port, backlog=BACKLOG).start()
-        except OSError as error:
-            raise BindError(f"{key}: can not listen on {address}: {error.strerror or error}") from error
-        self._bound[key] = Address(address.host, runner.addresses[0][1])
+    async def _trust(self, upstreams: Iterable[Upstream]) -> list[str]:
+        """Read the certificates to be trusted before a request needs them; return what is wrong with them."""
+        mistakes = []
+        for upstream in upstreams:
+            if upstream.origin.scheme == "https":
+                try:
+                    await asyncio.to_thread(self._dialer.trust, upstream.origin.ca_file)
+                except ConnectError as error:
+                    mistakes.append(f"upstreams.{upstream.facts.name}.ca_file: can not be used: {error}")
+        return mistakes
+
+    def _start_background(self) -> None:
+        loop = asyncio.get_running_loop()
+        tasks = {"model_checks": self._checks.run}
+        if self._options.reread is not None:
+            tasks["reload"] = self._reload_when_asked
+        self._background = [loop.create_task(self._keep_running(name, run)) for name, run in tasks.items()]
+
+    async def _keep_running(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
+        """Run a background task, and again if it fails: no request depends on it, but days may."""
+        while True:
+            try:
+                await run()
+            except Exception as error:  # noqa: BLE001 (the supervisor: what it does not know, it tells)
+                self.say("background_failed", level="error", task=name, error=repr(error))
+            await asyncio.sleep(RESTART_S)
 
     def _admin_app(self) -> web.Application:
         server = self.parts.settings.server
@@ -208,6 +268,7 @@ class Application:
                 reload=self.reload if self._options.reread is not None else None,
                 drain=lambda name: self._maintain(name, self.pool.drain),
                 undrain=lambda name: self._maintain(name, self.pool.undrain),
+                drills=self.drills,
             ),
         )
         return build_admin(
@@ -222,53 +283,85 @@ class Application:
         return True
 
     async def reload(self) -> Sequence[str]:
-        """Load the configuration again and swap it whole; return its mistakes, none if it is in use.
-
-        State is carried over by name. Requests that run keep what they started with.
-        """
+        """Load the configuration again and swap it whole; return its mistakes, none if it is in use."""
         assert self._options.reread is not None
-        loaded = self._options.reread()
-        if loaded.settings is None:
-            self.metrics.reloaded(success=False)
-            return [str(problem) for problem in loaded.problems]
-        parts = self.parts = wiring.build(loaded.settings, self._usage)
-        self.pool.update(parts.facts.values())
+        async with self._reloading:
+            self._watch.take()
+            loaded = await asyncio.to_thread(self._options.reread)
+            if loaded.settings is None:
+                return self._refuse_reload([str(problem) for problem in loaded.problems])
+            settings, not_applied = wiring.keep_bound(self.parts.settings.server, loaded.settings)
+            parts = wiring.build(settings, self._usage, self._options.most_connections)
+            mistakes = wiring.exposure(settings.server) + await self._trust(parts.upstreams.values())
+            if mistakes:
+                return self._refuse_reload(mistakes)
+            self._swap(parts)
+        self.say("reloaded", config=config_hash(parts.settings), not_applied=not_applied)
+        return []
+
+    def _refuse_reload(self, mistakes: list[str]) -> list[str]:
+        self.metrics.reloaded(success=False)
+        self.say("reload_failed", level="error", mistakes=mistakes)
+        return mistakes
+
+    def _swap(self, parts: wiring.Parts) -> None:
+        """Put other parts in the place of those in use, in one turn of the event loop."""
+        self.parts = parts
+        self.pool.update(parts.facts.values(), parts.routes)
         self.budgets.update(parts.routes)
         self.forwarder.upstreams = parts.upstreams
         self.server.setup = parts.setup
         self.metrics.configure(parts.names)
         self.metrics.loaded(config_hash(parts.settings), time.time())
         self.metrics.reloaded(success=True)
-        return []
+        self._watch.follow(self._files())
+        self._say_what_is_lowered()
 
     def reload_soon(self) -> None:
         """Reload, from a signal handler; what is wrong goes to the log."""
-        if self._options.reread is not None and (self._reloading is None or self._reloading.done()):
-            self._reloading = asyncio.get_running_loop().create_task(self._reload_and_say())
+        self._reload_asked.set()
 
-    async def _reload_and_say(self) -> None:
-        mistakes = await self.reload()
-        if mistakes:
-            self.say("reload_failed", level="error", mistakes=list(mistakes))
-        else:
-            self.say("reloaded", config=config_hash(self.parts.settings))
+    async def _reload_when_asked(self) -> None:
+        """Reload on a signal, and when the configuration's files have changed."""
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(WATCH_S):
+                    await self._reload_asked.wait()
+            if self._reload_asked.is_set() or self._watch.has_changed():
+                self._reload_asked.clear()
+                await self.reload()
+
+    def _files(self) -> tuple[Path, ...]:
+        own = (self._options.file,) if self._options.file is not None else ()
+        return (*own, *wiring.files_of(self.parts.settings))
 
     def say(self, event: str, *, level: str = "info", **fields: object) -> None:
         """Write a line about the process itself to the log."""
         self._log.write(notice(event, level, fields, time.time(), self._options.log_format))
 
+    def _say_what_is_lowered(self) -> None:
+        wanted, setup = self.parts.settings.server.max_connections, self.parts.setup
+        if setup.max_connections < wanted:
+            told = (
+                f"server.max_connections: {setup.max_connections} instead of {wanted}, because this process"
+            )
+            self.say("note", level="warning", message=f"{told} may not open more files (ulimit -n)")
+
     async def drain(self) -> None:
         """Stop accepting, let open requests finish for `server.drain`, end the rest with an error."""
         server = self.parts.settings.server
+        self.say("draining", requests=self.server.in_flight, delay_s=server.drain_delay, drain_s=server.drain)
         self.health.draining = True
+        self.drills.stop(None)  # what it holds up would be held against the drain
         await asyncio.sleep(server.drain_delay)
         self.server.draining = True
-        if self._listener is not None:
-            self._listener.close()
+        self._listeners.stop_accepting()
         self.server.close_idle()
         await self._until_idle(server.drain)
+        interrupted = self.server.in_flight
         self.forwarder.interrupt()
         await self._until_idle(INTERRUPT_S)
+        self.say("drained", interrupted=interrupted)
 
     async def _until_idle(self, limit_s: float) -> None:
         end = time.monotonic() + limit_s
@@ -278,12 +371,17 @@ class Application:
     async def close(self) -> None:
         """Close every socket and write the last lines of the log."""
         self.health.ready = False
+        self.drills.stop(None)
         self._lag.stop()
-        if self._listener is not None:
-            self._listener.close()
+        for task in self._background:
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
+        self._listeners.stop_accepting()
         self.server.close_all()
-        for runner in self._runners:
-            await runner.cleanup()
+        await self._until_idle(CLOSE_S)
+        if self._options.traces is not None:
+            await self._options.traces.close()
+        await self._listeners.close()
         await self.forwarder.wire.pool.close()
         self.incidents.save()
         await self._store.close()

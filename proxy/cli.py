@@ -1,6 +1,6 @@
 """The command `sidestep`: flags, exit codes, and what is printed.
 
-Exit codes: 0 well, 1 the answer is no (`health`), 2 the command or the configuration is wrong.
+Exit codes: 0 well, 1 the answer is no, or nobody answers, 2 the command or the configuration is wrong.
 """
 
 from __future__ import annotations
@@ -8,18 +8,31 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import Protocol
 
 from proxy import __version__
-from proxy.commands import check, demo, health, replay, serve
 
 Command = Callable[[argparse.Namespace], int]
 
-COMMANDS = (serve, demo, check, replay, health)
+# Modules of `proxy.commands`, in the order of the help text. Only the one that is asked for is imported:
+# a proxy need not hold the simulator in its memory.
+COMMANDS = ("serve", "demo", "check", "explain", "status", "health", "drill", "replay", "schema")
+
+
+class _Module(Protocol):
+    """What a command's module has; its docstring is its help text."""
+
+    __doc__: str | None
+    run: Command
+
+    def add_flags(self, parser: argparse.ArgumentParser) -> None: ...
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command that *arguments* name and return its exit code."""
-    options = _parser().parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    options = _parser(words[0] if words else "").parse_args(words)
     command: Command = options.command
     try:
         return command(options)
@@ -29,15 +42,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(first: str) -> argparse.ArgumentParser:
+    """Return the parser for the command named *first*, or for all of them."""
     parser = argparse.ArgumentParser(
         prog="sidestep", description="A failover proxy for LLM APIs.", allow_abbrev=False
     )
     parser.add_argument("--version", action="version", version=f"sidestep {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for module in COMMANDS:
+    for name in (first,) if first in COMMANDS else COMMANDS:
+        module: _Module = import_module(f"proxy.commands.{name}")
         summary, _, rest = (module.__doc__ or "").partition("\n")
-        name = module.__name__.rpartition(".")[2]
         command = commands.add_parser(
             name,
             help=summary.rstrip("."),

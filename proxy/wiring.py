@@ -6,8 +6,9 @@ them whole.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from proxy import __version__
@@ -17,18 +18,20 @@ from proxy.config.model import ServerSettings, Settings
 from proxy.config.resolve import Wire as UpstreamWire
 from proxy.config.resolve import core_routes, upstream_facts, upstream_wire
 from proxy.core.routing import RouteTable
-from proxy.core.target import Route, UpstreamFacts
+from proxy.core.target import Route, Target, UpstreamFacts
 from proxy.dialects.endpoints import every_endpoint
 from proxy.dialects.params import Params
 from proxy.edge.auth import ClientKey, Gate, digest_of
 from proxy.edge.limits import Usage
 from proxy.edge.names import Names, names_of
 from proxy.edge.server import Setup
+from proxy.edge.traces import Peer
 from proxy.transport.connection.dial import Origin
 from proxy.transport.headers import FROM_CLIENT, WITH_CLIENT_KEY
 from proxy.transport.upstream import Upstream
 
 USER_AGENT = f"sidestep/{__version__}"
+NEEDS_RESTART = ("listen", "admin", "metrics", "admin_key", "state", "workers")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +46,11 @@ class Parts:
     names: Names
 
 
-def build(settings: Settings, usage: dict[str, Usage]) -> Parts:
-    """Return the parts for *settings*; *usage* (by client key) outlives reloads."""
+def build(settings: Settings, usage: dict[str, Usage], most_connections: int | None = None) -> Parts:
+    """Return the parts for *settings*; *usage* (by client key) outlives reloads.
+
+    *most_connections* is what the process can hold, whatever the settings say.
+    """
     facts = {name: upstream_facts(settings, name) for name in settings.upstreams}
     routes = core_routes(settings)
     labels = dict.fromkeys(endpoint.label for endpoint in every_endpoint())
@@ -53,9 +59,17 @@ def build(settings: Settings, usage: dict[str, Usage]) -> Parts:
         routes=routes,
         facts=facts,
         upstreams={name: _upstream(upstream_wire(settings, name), facts[name]) for name in facts},
-        setup=_setup(settings.server, RouteTable(routes), usage),
+        setup=_setup(settings.server, RouteTable(routes), usage, most_connections),
         names=names_of(routes, settings.upstreams, labels),
     )
+
+
+def peer_of(parts: Parts, upstream: str) -> Peer | None:
+    """Return what traces tell of an upstream, `None` if there is none of that name any more."""
+    settings, wire = parts.settings.upstreams.get(upstream), parts.upstreams.get(upstream)
+    if settings is None or wire is None:
+        return None
+    return Peer(settings.provider, wire.origin.host, wire.origin.port)
 
 
 def admin_key(server: ServerSettings) -> ClientKey | None:
@@ -64,13 +78,51 @@ def admin_key(server: ServerSettings) -> ClientKey | None:
     return ClientKey("admin", digest_of(key.reveal())) if key is not None else None
 
 
-def _setup(server: ServerSettings, routes: RouteTable, usage: dict[str, Usage]) -> Setup:
+def keep_bound(running: ServerSettings, wanted: Settings) -> tuple[Settings, list[str]]:
+    """Return *wanted* with the keys as they run that only a restart can change, and those that differ."""
+    changed = [key for key in NEEDS_RESTART if getattr(running, key) != getattr(wanted.server, key)]
+    server = wanted.server.model_copy(update={key: getattr(running, key) for key in changed})
+    return wanted.model_copy(update={"server": server}), [f"server.{key}" for key in changed]
+
+
+def exposure(server: ServerSettings) -> list[str]:
+    """Return the mistake that others could use the endpoint without a key, if a reload would make it.
+
+    The file may be right for the address that it names, and wrong for the one that is still bound.
+    """
+    if server.listen.is_loopback or server.client_keys or server.allow_anonymous:
+        return []
+    return [f"server.client_keys: the endpoint listens on {server.listen} until a restart: it needs them"]
+
+
+def files_of(settings: Settings) -> tuple[Path, ...]:
+    """Return the files that *settings* were made of, beside the one that is theirs: those with keys."""
+    named = [upstream.api_key_file for upstream in settings.upstreams.values()]
+    return tuple(dict.fromkeys(Path(file) for file in named if file is not None))
+
+
+def shown_routes(routes: Iterable[Route]) -> list[str]:
+    """Return each route in one line: "gpt-5: openai, azure-eu/gpt-5-prod"."""
+    return [
+        f"{route.name}: {', '.join(_shown(target, route) for tier in route.tiers for target in tier.targets)}"
+        for route in routes
+    ]
+
+
+def _shown(target: Target, route: Route) -> str:
+    name = target.upstream.name
+    return name if target.model in (None, route.name) else f"{name}/{target.model}"
+
+
+def _setup(
+    server: ServerSettings, routes: RouteTable, usage: dict[str, Usage], most_connections: int | None
+) -> Setup:
     keys = [_client_key(key) for key in server.client_keys]
     return Setup(
         routes=routes,
         gate=Gate(keys, usage, any_host=server.allow_anonymous and not server.listen.is_loopback),
         max_body=server.max_body,
-        max_connections=server.max_connections,
+        max_connections=min(server.max_connections, most_connections or server.max_connections),
         allow_admin_operations=server.allow_admin_operations,
     )
 

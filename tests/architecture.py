@@ -45,6 +45,7 @@ PACKAGES: dict[str, set[str]] = {
     "transport.background": {"msgspec", "aiohttp"},
     "store": {"msgspec"},
     "edge": {"msgspec", "httptools", "aiohttp", "prometheus_client"},
+    "edge.tracing": {"opentelemetry"},
     "config": {"pydantic", "pydantic_core", "yaml"},
     "sim": {"msgspec", "aiohttp", "pydantic", "yaml", "matplotlib"},
     "workers": {"msgspec", "uvloop"},

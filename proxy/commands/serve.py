@@ -11,7 +11,10 @@ example:
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+from collections.abc import Mapping
+from pathlib import Path
 
 from proxy.app import Options
 from proxy.commands.flags import add_config, add_listeners, complain, load_settings
@@ -32,4 +35,18 @@ def run(options: argparse.Namespace) -> int:
         return complain(loaded)
     for warning in loaded.warnings:
         print(warning, file=sys.stderr)
-    return run_proxy(loaded, Options(log_format=options.log_format, reread=lambda: load_settings(options)))
+    return run_proxy(
+        loaded,
+        Options(
+            log_format=options.log_format,
+            reread=lambda: load_settings(options),
+            state=state_file(os.environ),
+        ),
+    )
+
+
+def state_file(env: Mapping[str, str]) -> Path | None:
+    """Return where the state is kept unless the configuration says: nowhere, if there is no home for it."""
+    home = env.get("HOME")
+    base = env.get("XDG_STATE_HOME") or (f"{home}/.local/state" if home else None)
+    return Path(base, "sidestep", "state.db") if base else None

@@ -58,7 +58,7 @@ def load(path: str | None, env: Mapping[str, str], cwd: Path, *, system_file: Pa
     if named:
         return _load_file(named, cwd / named, env)
     for file, shown in ((cwd / "sidestep.yaml", "sidestep.yaml"), (system_file, str(system_file))):
-        if file.exists():
+        if _is_there(file):
             return _load_file(shown, file, env)
     found = discover(env)
     if found is None:
@@ -109,6 +109,14 @@ def _read(draft: Draft, text: str, base: Path, env: Mapping[str, str]) -> Settin
     check_policies(draft, settings)
     check_routes(draft, settings)
     return settings
+
+
+def _is_there(file: Path) -> bool:
+    """Tell whether a file is there; one in a folder that is closed to us is for others to read."""
+    try:
+        return file.exists()
+    except PermissionError:
+        return False
 
 
 def _load_file(shown: str, file: Path, env: Mapping[str, str]) -> Loaded:

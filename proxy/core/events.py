@@ -173,7 +173,10 @@ class RequestEnded:
     `upstream` and `model` are those that answered, empty if none did. `model` here is the real name
     (for logs), `client` the configured name of the client's key. `wall` is the Unix time of the end.
     `facts` is what happened on the way, in order. `resumed` says how a stream that broke was carried on
-    elsewhere ("exact", "prefill", "instruction"), or that it was not ("unsafe", "failed").
+    elsewhere ("exact", "prefill", "instruction"), or that it was not ("unsafe", "failed"). `overhead_s` is
+    the proxy's own share of the time before the first attempt: without its waits for the client's body, or
+    in a line. For traces: `asked` is the model that the client named, `told` the one that the answer
+    names, `traceparent` the client's header as it came.
     """
 
     request_id: str
@@ -196,6 +199,9 @@ class RequestEnded:
     wall: float
     facts: Sequence[Event] = ()
     resumed: str = ""
+    asked: str = ""
+    told: str = ""
+    traceparent: str = ""
 
 
 Event = (

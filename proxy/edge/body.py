@@ -1,13 +1,14 @@
 """A request's body: what need not be read to be refused, and the reading of what comes.
 
-Both readers take bytes as they arrive and give back those that follow the body, so that a request
+Both decoders take bytes as they arrive and give back those that follow the body, so that a request
 which a client has sent ahead is found where it begins.
 """
 
 from __future__ import annotations
 
+import asyncio
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from proxy.dialects.openai import WireError
 
@@ -31,6 +32,72 @@ def check_framing(headers: Mapping[str, str], limit: int) -> None:
         raise WireError(411, "length_required", "Send Content-Length, or a chunked body.")
     if length is not None and int(length) > limit:
         raise _too_large(limit)
+
+
+class ArrivingBody:
+    """A body of which a part is still to come: collected by the connection, waited for by a handler.
+
+    `is_wanted`: somebody waits for it. `error`: it will never be complete, and why.
+    """
+
+    __slots__ = ("_decoder", "_on_wanted", "_waiter", "error", "whole")
+
+    def __init__(self, decoder: SizedBody | ChunkedBody, on_wanted: Callable[[], None]) -> None:
+        self._decoder = decoder
+        self._on_wanted = on_wanted
+        self._waiter: asyncio.Future[None] | None = None
+        self.error: WireError | None = None
+        self.whole: bytes | None = None
+
+    @property
+    def is_wanted(self) -> bool:
+        """Tell whether somebody waits for it."""
+        return self._waiter is not None
+
+    @property
+    def held_bytes(self) -> int:
+        """Return how much of it has come."""
+        return len(self._decoder.data)
+
+    def feed(self, data: bytes) -> bytes | None:
+        """Take *data*; return what follows the body once that is complete, `None` before or on an error."""
+        if self.error is not None:
+            return None
+        try:
+            rest = self._decoder.feed(data)
+        except WireError as error:
+            self.fail(error)
+            return None
+        if rest is not None:
+            self.whole = bytes(self._decoder.data)
+            self._wake()
+        return rest
+
+    def fail(self, error: WireError) -> None:
+        """Give up on the body."""
+        self.error = error
+        self._wake()
+
+    async def wait(self) -> bytes:
+        """Return the whole body.
+
+        Raises:
+            WireError: too large (413), too slow (408), or badly framed (400).
+        """
+        if self.whole is None and self.error is None:
+            self._waiter = asyncio.get_running_loop().create_future()
+            self._on_wanted()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        if self.whole is None:
+            raise self.error or too_slow()
+        return self.whole
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
 
 class SizedBody:

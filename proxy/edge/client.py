@@ -6,6 +6,7 @@ An answer goes to the transport directly, head and body in one write where both 
 from __future__ import annotations
 
 import asyncio
+import select
 import socket
 import struct
 from http import HTTPStatus
@@ -18,6 +19,7 @@ STATUS_LINES = {
     status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus
 }
 BODILESS = frozenset({204, 304})  # RFC 9112, 6.3: these end with their head, whatever it says
+_HUNG_UP = getattr(select, "POLLRDHUP", select.POLLHUP)  # Linux tells a FIN from what waits before it
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
@@ -55,6 +57,15 @@ class WritingHalf(asyncio.Protocol):
         """Forget the transport."""
         self.transport = None
         self._wake()
+
+    @property
+    def has_hung_up(self) -> bool:
+        """Ask the socket whether the client has left, while nobody reads what it sent before that."""
+        if self.transport is None:
+            return True
+        asked = select.poll()
+        asked.register(self.transport.get_extra_info("socket").fileno(), _HUNG_UP)
+        return bool(asked.poll(0))
 
     async def until_writable(self, timeout_s: float) -> None:
         """Wait until the client has read enough.

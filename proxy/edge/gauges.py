@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 from proxy.edge.families import (
     ATTEMPTS_IN_FLIGHT,
@@ -64,9 +65,9 @@ def _by_name(
 
 
 def _cells(cells: Sequence[Cell], names: Names, words: Words, samples: Samples) -> None:
-    samples.values[BREAKER_STATE.name] = {
-        (scope, upstream, "", ""): 0.0 for upstream in names.models for scope in ("endpoint", "credential")
-    } | {("target", *target): 0.0 for target in _awaited(cells, names, words)}
+    whole = product(("endpoint", "credential"), names.models, ("",), ("",))
+    of_targets = (("target", *target) for target in _awaited(cells, names, words))
+    samples.values[BREAKER_STATE.name] = dict.fromkeys((*whole, *of_targets), 0.0)
     targets = [(upstream, model) for upstream, models in names.models.items() for model in models]
     for family in (FAILURE_RATIO, SLOW_RATIO, COOLDOWN):
         samples.values[family.name] = dict.fromkeys(targets, 0.0)

@@ -1,38 +1,41 @@
-"""The endpoint's HTTP/1.1 server: an asyncio protocol per client, one request at a time.
+"""The endpoint's HTTP/1.1 server: an asyncio protocol for each client, one request at a time.
 
-                 part of a head            head                  body complete
-        IDLE ------------------> HEAD -----------> BODY ------------------------> ANSWERING
-          ^                                                                           |
-          |  the next may follow                                                      |
-          +---------------------------------------------------------------------------+
-                                                              answered, kept not |
-        any, on what is malformed, late, or answered too early -------------> CLOSING
+    IDLE --- part of a head ---> HEAD --- the head ---> BODY --- all of the body ---> ANSWERING
+     ^                                                                                    |
+     +------------------------------ answered, and kept ----------------------------------+
 
-Rule 1: a handler runs from the end of the head on, in the connection's one task. It is cancelled when
-        the client leaves: `asyncio.CancelledError` in a handler means that nobody waits for the answer.
-Rule 2: what a client sends ahead waits unread in its order, so that reading goes on and its leaving is
-        noticed. Beyond `Limits.ahead_bytes` reading pauses, and its leaving is found when it resumes.
-Rule 3: whatever cannot be read for certain ends the connection, but answers to what came before it,
-        and the refusal itself, reach the client: we stop sending, and read on for a moment (RFC 9112, 9.6).
-Rule 4: each phase has its deadline, on one alarm. While a handler runs the deadlines are its own.
+    any of them --- malformed, late, not kept ---> CLOSING
 
-A change of protocol is refused. To serve WebSockets, hand over here: `_begin` knows the head's bytes,
-and an aiohttp protocol takes a transport by `set_protocol`, `connection_made` and `data_received`.
+Rule 1: a handler runs from the end of the head on, in the connection's one task, and is cancelled when
+        the client leaves: `CancelledError` in a handler means that nobody waits for the answer.
+Rule 2: what a client sends ahead waits unread, in its order, while reading goes on, so that its leaving
+        is noticed. Beyond `Limits.ahead_bytes` reading pauses, and the socket is asked now and then.
+Rule 3: what can not be read for certain ends the connection. But the answers to what came before it, and
+        the refusal itself, reach the client: we stop sending and read on for a moment (RFC 9112, 9.6).
+Rule 4: every phase has its deadline, all on one alarm. While a handler answers, the time is its own.
+
+A change of protocol is refused with the malformed. WebSockets would be handed over in `_read_head`: an
+aiohttp protocol takes a connection by `transport.set_protocol`, and the head's bytes by `data_received`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from enum import Enum
 
 from proxy.dialects.openai import WireError
-from proxy.edge.body import ChunkedBody, SizedBody, too_slow
+from proxy.edge.body import ArrivingBody, ChunkedBody, SizedBody, too_slow
 from proxy.edge.client import ClientSink, WritingHalf
-from proxy.edge.head import HEAD_END, Head, check_beginning
+from proxy.edge.head import HEAD_END, check_beginning
+from proxy.edge.request import Request
 from proxy.transport.connection.alarm import Alarm
 from proxy.transport.sink import ClientGoneError
+
+HANG_UP_POLL_S = 0.2  # how often a socket is asked while it is not read
+_BLANK_LINES = re.compile(rb"(?:\r\n)*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +49,7 @@ class Limits:
     unread_s: float = 60.0  # until a finished answer has been read; nginx's send_timeout
     linger_s: float = 2.0  # nginx's lingering_timeout is 5 s
     linger_bytes: int = 1024 * 1024
-    ahead_bytes: int = 64 * 1024  # sent before the answer to the last request, or before a body is asked for
+    ahead_bytes: int = 64 * 1024  # sent before the last answer, or before its body is asked for
 
 
 class Phase(Enum):
@@ -56,45 +59,16 @@ class Phase(Enum):
     HEAD = "head"  # part of its head has
     BODY = "body"  # its handler runs, its body is not complete
     ANSWERING = "answering"  # its handler runs, all of it is here
-    CLOSING = "closing"  # all is written; what still comes is thrown away
+    CLOSING = "closing"  # everything is written; what still comes is thrown away
 
 
-IDLE, HEAD, BODY, ANSWERING, CLOSING = Phase  # a member's look-up through its class costs 0.1 us
-
-
-class Request(Head):
-    """One request, as soon as its head is complete; its answer goes to `sink`."""
-
-    __slots__ = ("_connection", "body", "sink")
-
-    def __init__(self, data: bytes, connection: ClientConnection) -> None:
-        super().__init__(data)
-        self._connection = connection
-        self.body: bytes | None = None
-        self.sink = ClientSink(connection, self.keep_alive, self.http_1_0, self.method == "HEAD")
-
-    @property
-    def body_complete(self) -> bool:
-        """Tell whether all of the body has arrived."""
-        return self.body is not None
-
-    def whole_body(self) -> bytes | None:
-        """Return the body if all of it has arrived."""
-        return self.body
-
-    async def read_body(self) -> bytes:
-        """Return the body, waiting for it; only now a client that asked first is told to send it.
-
-        Raises:
-            WireError: too large (413), too slow (408), or badly framed (400).
-        """
-        return self.body if self.body is not None else await self._connection.receive_body(self)
+IDLE, HEAD, BODY, ANSWERING, CLOSING = Phase  # looking one up through its class costs 0.1 us
 
 
 class Http1Server:
     """Makes connections, for `loop.create_server`, and holds them.
 
-    `max_connections` and `max_body` (bytes) are asked when they matter, so a reload changes them.
+    `max_connections` and `max_body` (bytes) are asked when it matters, so that a reload changes them.
     """
 
     def __init__(
@@ -117,26 +91,23 @@ class Http1Server:
         return ClientConnection(self, asyncio.get_running_loop())
 
     def close_idle(self) -> None:
-        """Close the connections on which nothing is asked; the others close after their answer."""
+        """Close the connections on which nothing is asked; while `draining`, others follow their answer."""
         for connection in tuple(self.connections):
             if connection.phase is IDLE:
                 connection.close()
 
     def close_all(self) -> None:
-        """Close every connection; what has been written is still sent, handlers are cancelled."""
+        """Close every connection: handlers are cancelled, what has been written is still sent."""
         for connection in tuple(self.connections):
             connection.close()
 
 
 class ClientConnection(WritingHalf):
-    """One client's connection."""
+    """One client's connection; see the module."""
 
     __slots__ = (
         "_alarm",
-        "_asked",
-        "_body",
         "_body_end",
-        "_body_error",
         "_buffer",
         "_discarded",
         "_reading_paused",
@@ -155,11 +126,8 @@ class ClientConnection(WritingHalf):
         self._buffer = b""  # what has come and is not read yet
         self._reading_paused = False
         self._discarded = 0
-        self._request: Request | None = None
-        self._body: SizedBody | ChunkedBody | None = None
-        self._body_error: WireError | None = None
         self._body_end = 0.0
-        self._asked: asyncio.Future[None] | None = None  # a handler waits for the body
+        self._request: Request | None = None
         self._task: asyncio.Task[None] | None = None
         self._waiter: asyncio.Future[None] | None = None  # the task waits for a request
 
@@ -171,7 +139,7 @@ class ClientConnection(WritingHalf):
     # The transport calls these.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin to wait for a request, or turn the client away."""
+        """Wait for a request, or turn the client away."""
         super().connection_made(transport)
         server = self._server
         full = len(server.connections) >= server.max_connections()
@@ -187,8 +155,8 @@ class ClientConnection(WritingHalf):
         phase = self.phase
         if phase is IDLE or phase is HEAD:
             self._read_head(data)
-        elif phase is BODY and self._body is not None:
-            self._read_body(self._body, data)
+        elif phase is BODY:
+            self._read_body(data)
         elif phase is ANSWERING:
             self._buffer += data
             self._pause_beyond(len(self._buffer))
@@ -196,10 +164,10 @@ class ClientConnection(WritingHalf):
             self._discard(len(data))
 
     def eof_received(self) -> None:
-        """Take the end of what the client sends for its leaving, unless all it waits for is written."""
+        """Take the end of what a client sends for its leaving, unless all it waits for is written."""
         request = self._request
-        if request is not None and not request.sink.finished and self.transport is not None:
-            self.transport.abort()
+        if request is not None and not request.sink.finished:
+            self._abort()
             self._cancel()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -225,8 +193,8 @@ class ClientConnection(WritingHalf):
         if seen:
             data = self._buffer + data
             self._buffer = b""
-        while data.startswith(b"\r\n"):  # some clients end a body with one (RFC 9112, 2.2)
-            data = data[2:]
+        if data.startswith(b"\r\n"):  # some clients end a body with one (RFC 9112, 2.2)
+            data = _BLANK_LINES.sub(b"", data, 1)
         end = data.find(HEAD_END, max(0, seen - 3)) + 4
         try:
             if end >= 4:
@@ -249,7 +217,7 @@ class ClientConnection(WritingHalf):
         self._request = request
         size = request.length
         if request.chunked or size > len(rest):
-            self._begin_body(SizedBody(size) if size else ChunkedBody(self._server.max_body()), rest)
+            self._begin_body(request, rest)
         else:
             request.body, self._buffer = (rest, b"") if size == len(rest) else (rest[:size], rest[size:])
             self.phase = ANSWERING
@@ -260,64 +228,39 @@ class ClientConnection(WritingHalf):
         elif self._task is None:
             self._task = self.loop.create_task(self._serve())
 
-    def _begin_body(self, body: SizedBody | ChunkedBody, rest: bytes) -> None:
-        limits = self._server.limits
-        self._body = body
-        self._body_error = None
-        self._body_end = self.loop.time() + limits.body_total_s
-        self._expect(BODY, limits.body_idle_s)
-        self._read_body(body, rest)
+    def _begin_body(self, request: Request, rest: bytes) -> None:
+        server = self._server
+        decoder = ChunkedBody(server.max_body()) if request.chunked else SizedBody(request.length)
+        request.arriving = ArrivingBody(decoder, self._resume_reading)
+        self._body_end = self.loop.time() + server.limits.body_total_s
+        self._expect(BODY, server.limits.body_idle_s)
+        self._read_body(rest)
 
-    def _read_body(self, body: SizedBody | ChunkedBody, data: bytes) -> None:
-        """Collect a body, as far as its handler has asked for it."""
+    def _read_body(self, data: bytes) -> None:
+        """Collect a body, as far as its handler wants it."""
         assert self._request is not None
-        try:
-            rest = body.feed(data)
-        except WireError as error:
-            self._fail_body(error)
-            return
-        if rest is None:
-            idle_end = self.loop.time() + self._server.limits.body_idle_s
-            self._alarm.at = min(idle_end, self._body_end)
-            if self._asked is None:
-                self._pause_beyond(len(body.data))
-            return
-        self._request.body = bytes(body.data)
-        self._body = None
-        self._buffer = rest
-        self.phase = ANSWERING
-        self._alarm.at = None
-        self._wake_asker()
-
-    def _fail_body(self, error: WireError) -> None:
-        self._body = None
-        self._body_error = error
-        self._alarm.at = None
-        self._wake_asker()
-
-    def _wake_asker(self) -> None:
-        if self._asked is not None and not self._asked.done():
-            self._asked.set_result(None)
-
-    async def receive_body(self, request: Request) -> bytes:
-        """Return the body of the running request. See `Request.read_body`."""
-        if self._body is not None:
-            if "expect" in request.headers:
-                request.sink.send_continue()
-            self._resume_reading()
-            self._asked = self.loop.create_future()
-            try:
-                await self._asked
-            finally:
-                self._asked = None
-        if request.body is None:
-            raise self._body_error or too_slow()
-        return request.body
+        arriving = self._request.arriving
+        assert arriving is not None
+        rest = arriving.feed(data)
+        if rest is not None:
+            self._request.body = arriving.whole
+            self._buffer = rest
+            self.phase = ANSWERING
+            self._alarm.at = None
+        elif arriving.error is not None:
+            self._alarm.at = None
+            self._discard(len(data))
+        else:
+            self._alarm.at = min(self.loop.time() + self._server.limits.body_idle_s, self._body_end)
+            if not arriving.is_wanted:
+                self._pause_beyond(arriving.held_bytes)
 
     def _pause_beyond(self, size: int) -> None:
         if size > self._server.limits.ahead_bytes and not self._reading_paused and self.transport is not None:
             self._reading_paused = True
             self.transport.pause_reading()
+            if self.phase is ANSWERING:
+                self._expect(ANSWERING, HANG_UP_POLL_S)
 
     def _resume_reading(self) -> None:
         if self._reading_paused and self.transport is not None and not self.transport.is_closing():
@@ -336,7 +279,9 @@ class ClientConnection(WritingHalf):
                     await self.until_writable(self._server.limits.unread_s)
                 self._end(request)
                 request = self._request
-                if request is None and self.phase is not CLOSING:
+                if request is not None:  # it was sent ahead; other clients have their turn first
+                    await asyncio.sleep(0)
+                elif self.phase is not CLOSING:
                     self._waiter = self.loop.create_future()
                     await self._waiter
                     request = self._request
@@ -345,36 +290,38 @@ class ClientConnection(WritingHalf):
         except Exception as error:  # noqa: BLE001  the edge's last resort
             self._apologise(error)
         finally:
-            if self.phase is not CLOSING:  # cancelled by neither of us
+            if self.phase is not CLOSING:  # cancelled by somebody else: the loop ends
                 self._abort()
 
     def _end(self, request: Request) -> None:
         """Keep the connection for the next request, or see it off."""
         sink = request.sink
+        kept = sink.keep_alive and self.may_be_kept
         self._request = None
         if not sink.finished:
             sink.abort()
         if self.transport is None or self.transport.is_closing():
             self._expect(CLOSING, self._server.limits.unread_s)
-        elif self.phase is BODY or (self._buffer and not sink.keep_alive):
-            self._linger()
-        elif not (sink.keep_alive and self.may_be_kept):
-            self.close()
-        else:
+        elif kept:
             self._expect(IDLE, self._server.limits.idle_s)
             self._resume_reading()
             if self._buffer:
                 ahead, self._buffer = self._buffer, b""
                 self._read_head(ahead)
+        elif self.phase is BODY or self._buffer:
+            self._linger()
+        else:
+            self.close()
 
     def _apologise(self, error: Exception) -> None:
         context = {"message": "Unhandled error in a handler", "exception": error, "protocol": self}
         self.loop.call_exception_handler(context)
         request = self._request
-        if request is not None and not request.sink.started:
-            request.sink.keep_alive = False
-            request.sink.refuse(WireError(500, "internal_error", "The proxy failed to handle this request."))
         if request is not None:
+            request.sink.keep_alive = False
+            if not request.sink.started:
+                refusal = WireError(500, "internal_error", "The proxy failed to handle this request.")
+                request.sink.refuse(refusal)
             self._end(request)
 
     def _refuse(self, error: WireError) -> None:
@@ -382,24 +329,24 @@ class ClientConnection(WritingHalf):
         ClientSink(self, keep_alive=False).refuse(error)
         self._linger()
 
+    # The end.
+
     def _linger(self) -> None:
         """Stop sending, but read on for a moment: a reset must not overtake the answer."""
         self._expect(CLOSING, self._server.limits.linger_s)
         self._buffer = b""
-        self._body = None
         self._resume_reading()
         if self.transport is not None:
             self.transport.write_eof()
 
     def _discard(self, size: int) -> None:
         self._discarded += size
-        if self._discarded > self._server.limits.linger_bytes:
-            if self.phase is CLOSING:
-                self.close()
-            else:
-                self._pause_beyond(self._discarded)
-
-    # The end.
+        if self._discarded <= self._server.limits.linger_bytes:
+            return
+        if self.phase is CLOSING:
+            self.close()
+        else:
+            self._pause_beyond(self._discarded)
 
     def _expect(self, phase: Phase, seconds: float) -> None:
         """Enter a phase that may last so long."""
@@ -407,14 +354,18 @@ class ClientConnection(WritingHalf):
         self._alarm.set(self.loop.time() + seconds)
 
     def _too_late(self) -> None:
-        if self.phase is HEAD:
-            self._refuse(WireError(408, "request_timeout", "The request head took too long."))
-        elif self.phase is BODY:
-            self._fail_body(too_slow())
-        elif self.phase is IDLE or (self.transport is not None and self.transport.is_closing()):
+        if self.transport is None or self.transport.is_closing() or self.phase is IDLE:
             self._abort()
-        else:
+        elif self.phase is HEAD:
+            self._refuse(WireError(408, "request_timeout", "The request head took too long."))
+        elif self.phase is BODY and self._request is not None and self._request.arriving is not None:
+            self._request.arriving.fail(too_slow())
+        elif self.phase is CLOSING:
             self.close()
+        elif self._reading_paused and self.has_hung_up:
+            self.eof_received()
+        elif self._reading_paused:
+            self._expect(ANSWERING, HANG_UP_POLL_S)
 
     def _abort(self) -> None:
         if self.transport is not None:

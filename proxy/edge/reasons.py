@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from proxy.core.outcome import RULES, Kind, Next
 from proxy.core.target import BreakerMode, RoutePolicy
+from proxy.dialects.resume import Way
 
 # Why a target is passed over or waited for (`core.asking.availability`).
 UNAVAILABLE = (
@@ -22,6 +23,9 @@ SELECTED = ("first", "next", "probe")
 RETRIED = ("reset", "server_error", "overloaded", "connect_failed", "stale_connection")
 GIVEN_UP = ("upstream_error", "no_upstream_available", "deadline_exceeded", "rate_limit_exceeded")
 RELAYED = ("rejected", "refused", "too_large", "model_missing")
+
+# How a broken stream was carried on (`dialects.resume.Way`), or that it was not.
+RESUMED = (*(way.value for way in Way), "unsafe", "failed")
 
 # What opens a target's breaker, and what then moves it on (`core.detectors`, `core.breaker`).
 DETECTED = ("consecutive", "failure_ratio", "slow_ratio", "adaptive", "slow", "partial")
@@ -48,6 +52,9 @@ _FAILED_OVER = tuple(str(kind) for kind in Kind if RULES[kind].next in _LEAVING)
 
 def failed_over(policy: RoutePolicy) -> tuple[str, ...]:
     """Return the endings after which a route's request goes to another target."""
-    refused = (str(Kind.REFUSED),) if policy.on_refusal == "failover" else ()
-    broken = (str(Kind.INTERRUPTED), str(Kind.STALLED)) if policy.midstream == "resume" else ()
-    return (*_FAILED_OVER, *refused, *broken)
+    return (*_FAILED_OVER, str(Kind.REFUSED)) if policy.on_refusal == "failover" else _FAILED_OVER
+
+
+def broken_off(policy: RoutePolicy) -> tuple[str, ...]:
+    """Return the endings after which a route's stream is resumed on another target."""
+    return (str(Kind.INTERRUPTED), str(Kind.STALLED)) if policy.midstream == "resume" else ()

@@ -20,9 +20,10 @@ from proxy.dialects.endpoints import Endpoint, Treatment
 from proxy.dialects.openai import Call, WireError, read_call
 from proxy.edge.auth import ClientKey, Gate
 from proxy.edge.body import check_framing
-from proxy.edge.http1 import ClientConnection, Http1Server, Request
+from proxy.edge.http1 import ClientConnection, Http1Server
 from proxy.edge.models import model_body, models_body
 from proxy.edge.paths import find_endpoint
+from proxy.edge.request import Request
 from proxy.transport.forwarder import JSON_TYPE, Forwarder, Forwarding
 
 _DURATION = re.compile(r"(\d{1,6}(?:\.\d{1,3})?)(ms|s|m)?")
@@ -151,10 +152,14 @@ class Exchange:
                 self._answer_locally(_models(setup.routes, endpoint))
                 return
             check_framing(self.headers, setup.max_body)
+            waited_s = 0.0
             body = self._request.whole_body()
             if body is None:
+                asked_at = self._proxy.clock()
                 body = await self._request.read_body()
+                waited_s = self._proxy.clock() - asked_at
             forwarding = self._forwarding = self._route_call(read_call(endpoint, body), setup)
+            forwarding.waited_s = waited_s
             self._proxy.streams += self._stream
             try:
                 await forwarding.run(self.sink)
@@ -233,7 +238,6 @@ class Exchange:
     def ended(self) -> RequestEnded:
         """Return everything there is to say about the request."""
         proxy, forwarding = self._proxy, self._forwarding
-        first_sent = forwarding.first_sent_at if forwarding is not None else None
         usage = forwarding.usage if forwarding is not None else None
         return RequestEnded(
             request_id=self.request_id,
@@ -246,7 +250,7 @@ class Exchange:
             upstream=forwarding.upstream if forwarding is not None else "",
             model=forwarding.model if forwarding is not None else "",
             attempts=forwarding.failover.attempts if forwarding is not None else (),
-            overhead_s=first_sent - self._started if first_sent is not None else None,
+            overhead_s=forwarding.overhead_s if forwarding is not None else None,
             ttft_s=forwarding.ttft_s if forwarding is not None else None,
             duration_s=proxy.clock() - self._started,
             input_tokens=usage[0] if usage is not None else None,
@@ -256,6 +260,9 @@ class Exchange:
             wall=proxy.wall(),
             facts=forwarding.facts if forwarding is not None else (),
             resumed=forwarding.resumed if forwarding is not None else "",
+            asked=forwarding.call.model if forwarding is not None else "",
+            told=forwarding.told if forwarding is not None else "",
+            traceparent=self.headers.get("traceparent", ""),
         )
 
 

@@ -165,7 +165,8 @@ class StatusBoard:
         routes = self._routes(cells, drained, incidents, wall)
         lately, ready = self._pulse.lately(wall), sources.ready()
         states = [(route.name, [target.state for target in route.targets]) for route in routes]
-        helped = sorted([*self._rescues, *self._detours], key=lambda told: told[0].ts, reverse=True)
+        helped = [*reversed(self._rescues), *reversed(self._detours)]
+        helped.sort(key=lambda told: told[0].ts, reverse=True)
         skips_of = {line.request_id: skips for line, skips in helped}
         return Status(
             version=sources.version,
@@ -276,3 +277,11 @@ def _balanced(target: Target, tier: Tier) -> str:
     if tier.balance == "least_in_flight":
         return "shares the load by requests in flight"
     return f"shares the load, weight {target.weight:g}"
+
+
+def read_status(data: bytes) -> Status:
+    """Return the status that `/status.json` gave. Raises ValueError for anything else."""
+    try:
+        return msgspec.json.decode(data, type=Status)
+    except msgspec.DecodeError as error:
+        raise ValueError(str(error)) from error

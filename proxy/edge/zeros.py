@@ -43,10 +43,12 @@ from proxy.edge.reasons import (
     LEAST_BAD,
     MOVES,
     RELAYED,
+    RESUMED,
     RETRIED,
     SELECTED,
     UNAVAILABLE,
     USUAL,
+    broken_off,
     failed_over,
 )
 from proxy.edge.samples import Labels, Samples
@@ -57,7 +59,6 @@ REQUEST_OUTCOMES = tuple(str(outcome) for outcome in RequestOutcome)
 OUTCOMES = tuple(str(kind) for kind in Kind)
 # The rare ones that somebody is called for: a burst of these may be the only one in a month.
 ALARMING = (str(Kind.UNAUTHORIZED), str(Kind.QUOTA_SPENT), str(Kind.MODEL_MISSING))
-RESULTS = ("resumed", "failed")
 
 
 def prepare(names: Names, samples: Samples) -> None:
@@ -74,7 +75,7 @@ def prepare(names: Names, samples: Samples) -> None:
     _zeros(samples, EVENTS_DROPPED, product(upstreams, ("malformed",)))
     _zeros(samples, RELOADS, [("success",), ("failure",)])
     resuming = [route.name for route in names.table if route.policy.midstream == "resume"]
-    _zeros(samples, RESUMES, product(resuming, RESULTS))
+    _zeros(samples, RESUMES, product(resuming, RESUMED))
     _first_that_fits(samples, FAILOVERS, (_failovers(names, depth) for depth in (None, 4, 3, 2)))
     decisions = (_all_decisions, _usual_decisions, _routes_decisions)
     _first_that_fits(samples, DECISIONS, (choice(names) for choice in decisions))
@@ -109,8 +110,9 @@ def _failovers(names: Names, depth: int | None) -> Iterator[Labels]:
     """
     for route in names.table:
         upstreams = [upstream for upstream, _ in chain(route)[:depth]]
-        pairs = dict.fromkeys(permutations(upstreams, 2))
-        yield from ((route.name, *pair, reason) for pair in pairs for reason in failed_over(route.policy))
+        reasons = (*failed_over(route.policy), *broken_off(route.policy))
+        for pair in dict.fromkeys(permutations(upstreams, 2)):
+            yield from ((route.name, *pair, reason) for reason in reasons)
 
 
 def _all_decisions(names: Names) -> Iterator[Labels]:
@@ -120,6 +122,7 @@ def _all_decisions(names: Names) -> Iterator[Labels]:
             "skip": UNAVAILABLE,
             "retry": RETRIED,
             "failover": failed_over(route.policy),
+            "resume": broken_off(route.policy),
             "hedge": ("slow",) if route.policy.hedge is not None else (),
             "evacuate": DETECTED,
             "least_bad": LEAST_BAD,

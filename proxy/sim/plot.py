@@ -13,7 +13,8 @@ from typing import Any
 
 from proxy.sim.ledger import Ending, Ledger
 from proxy.sim.replay import Replay
-from proxy.sim.report import PREFERRED, percentile
+from proxy.sim.report import percentile
+from proxy.sim.scenario import PREFERRED
 
 BINS = 120
 WITH, WITHOUT = "#1a7f5a", "#b3402e"

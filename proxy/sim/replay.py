@@ -19,8 +19,8 @@ from proxy.core.breaker import State
 from proxy.core.events import BreakerMoved
 from proxy.sim.ledger import Ending, Ledger
 from proxy.sim.player import Setup, play, play_direct
-from proxy.sim.report import PREFERRED, Felt, Turning, felt, turning
-from proxy.sim.scenario import Scenario
+from proxy.sim.report import Felt, Turning, felt, turning
+from proxy.sim.scenario import PREFERRED, Scenario
 
 MOVES_SHOWN = 16
 NOT_WITHIN = "not within the scenario"

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 
 from proxy.core.breaker import State
 from proxy.sim.ledger import CallRecord, Ending, Ledger
-from proxy.sim.scenario import ROLES, Scenario
+from proxy.sim.scenario import PREFERRED, Scenario
 
-PREFERRED = ROLES[0]
 AWAY_SHARE = 0.1  # "shifted": at most this share of the calls still goes to the preferred provider first
 BACK_SHARE = 0.9  # "returned": at least this share does again
 

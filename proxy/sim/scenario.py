@@ -15,6 +15,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 ROLES = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth")
+PREFERRED = ROLES[0]
 
 # What a provider may do to an attempt, beside any HTTP status from 400 on.
 ILLS = {
@@ -206,7 +207,7 @@ class Scenario(_Part):
     @property
     def trouble(self) -> tuple[float, float]:
         """Return when the first fault of the first provider begins and when its last one is over."""
-        faults = self.spec("first").faults
+        faults = self.spec(PREFERRED).faults
         if not faults:
             return (self.duration, self.duration)
         return (min(fault.at for fault in faults), max(fault.until for fault in faults))

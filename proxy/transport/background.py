@@ -37,6 +37,11 @@ class ModelChecks:
         self._free = asyncio.Semaphore(AT_A_TIME)
         self._running: dict[str, asyncio.Task[None]] = {}
 
+    @property
+    def asked(self) -> frozenset[str]:
+        """Return the upstreams that are being asked now."""
+        return frozenset(self._running)
+
     async def run(self) -> None:
         """Look and ask until cancelled; then nothing is left running and no connection is left open."""
         try:

@@ -37,7 +37,7 @@ from proxy.core.failover import Failover
 from proxy.core.outcome import OK, Kind, Outcome
 from proxy.core.permit import Permit
 from proxy.core.pool import Pool
-from proxy.core.steps import GiveUp, Step, Try, Wait
+from proxy.core.steps import GiveUp, Step, Timeouts, Try, Wait
 from proxy.core.target import CallFacts, Route
 from proxy.dialects.openai import Call, error_body, refusal_event, stream_error_event
 from proxy.dialects.resume import Story, may_resume
@@ -48,9 +48,12 @@ from proxy.transport.relay import DIVERGED, StreamRelay, relay_body
 from proxy.transport.resume import BROKE, Resumption
 from proxy.transport.sink import ClientGoneError, Sink
 from proxy.transport.slowness import SlowWatch
+from proxy.transport.tracer import Tracer
 from proxy.transport.upstream import Attempt, Upstream, Wire
 
 JSON_TYPE = b"content-type: application/json\r\n"
+NewAttempt = Callable[[Upstream, Permit, Timeouts, Wire], Attempt]  # `Drills.attempt` puts faults in
+
 STREAM_TYPE = b"content-type: text/event-stream; charset=utf-8\r\n"
 STREAM_LINES = b"cache-control: no-cache\r\nx-accel-buffering: no\r\n"
 SHUTTING_DOWN = "The proxy is shutting down."
@@ -69,6 +72,8 @@ class Forwarder:
     wire: Wire
     rng: random.Random
     observe: Callable[[Event], None]
+    tracer: Tracer | None = None
+    new_attempt: NewAttempt = Attempt
     running: set[Forwarding] = field(default_factory=set)
     refused_prefills: set[tuple[str, str]] = field(default_factory=set)
     slow: SlowWatch = field(init=False)
@@ -87,7 +92,7 @@ class Forwarder:
     ) -> Forwarding:
         """Return the forwarding of one request, not yet running; *client* has lower-case header names."""
         failover = Failover(facts, route, self.pool, self.budgets.of(route), deadline, self.rng)
-        return Forwarding(self, call, facts, route, failover, client, hop)
+        return Forwarding(self, call, facts, route, failover, client, hop, deadline.started)
 
     def facts_of(self, request_id: str) -> list[Event] | None:
         """Return what happened so far to a request that runs, None if it does not."""
@@ -106,13 +111,16 @@ class Forwarding:
     """One request on its way, and what is to be told of it afterwards.
 
     `resumed` says how a broken stream was carried on ("exact", "prefill", "instruction"), or that it was
-    not ("unsafe", "failed"); it is empty where no stream broke or none was to be resumed.
+    not ("unsafe", "failed"); it is empty where no stream broke or none was to be resumed. `began` is when
+    the request arrived, `waited_s` how long it has waited since, for its body or in a line; `overhead_s`
+    what is left of the time before the first attempt. `told` is the model's name as the answer gives it.
     """
 
     __slots__ = (
-        "_answering", "_client", "_failed", "_forwarder", "_hop", "_interrupted", "_now", "_observe",
-        "_story", "_task", "call", "call_facts", "facts", "failover", "first_sent_at", "heart", "model",
-        "outcome", "resumed", "route", "sink", "ttft_s", "upstream", "usage",
+        "_answering", "_client", "_failed", "_forwarder", "_hop", "_interrupted", "_next_number", "_now",
+        "_observe", "_story", "_task", "began", "call", "call_facts", "facts", "failover", "heart", "model",
+        "outcome", "overhead_s", "resumed", "route", "sink", "told", "ttft_s", "upstream", "usage",
+        "waited_s",
     )  # fmt: skip
 
     sink: Sink
@@ -127,6 +135,7 @@ class Forwarding:
         failover: Failover,
         client: Mapping[str, str],
         hop: bytes,
+        began: float,
     ) -> None:
         self.call = call
         self.call_facts = facts
@@ -136,9 +145,12 @@ class Forwarding:
         self.outcome = RequestOutcome.CLIENT_GONE
         self.upstream = ""
         self.model = ""
+        self.told = ""
         self.resumed = ""
+        self.began = began
+        self.waited_s = 0.0
+        self.overhead_s: float | None = None
         self.ttft_s: float | None = None
-        self.first_sent_at: float | None = None
         self.usage: tuple[int, int] | None = None
         self._forwarder = forwarder
         self._client = client
@@ -149,6 +161,7 @@ class Forwarding:
         self._answering: Permit | None = None  # whose answer the client is getting
         self._story: Story | None = None
         self._interrupted = False
+        self._next_number = 0
         self._task: asyncio.Task[object] | None = None
 
     async def run(self, sink: Sink) -> None:
@@ -169,7 +182,9 @@ class Forwarding:
                         if await self._try(step):
                             return
                     case Wait():
-                        await asyncio.sleep(max(0.0, step.until - self._now()))
+                        now = self._now()
+                        await asyncio.sleep(max(0.0, step.until - now))
+                        self.waited_s += self._now() - now
                     case GiveUp():
                         self._give_up(step)
                         return
@@ -216,17 +231,20 @@ class Forwarding:
     def attempt(self, step: Try) -> Attempt:
         """Return the attempt that *step* asks for, not yet running."""
         upstream = self._forwarder.upstreams[step.permit.target.upstream.name]
-        return Attempt(upstream, step.permit, step.timeouts, self._forwarder.wire)
+        return self._forwarder.new_attempt(upstream, step.permit, step.timeouts, self._forwarder.wire)
 
     async def exchange(self, attempt: Attempt, step: Try, call: Call | None = None) -> Outcome:
         """Run an attempt to its first decisive moment; one that is cancelled is settled."""
         call = call or self.call
         watch, now = self._forwarder.slow, self._now()
-        if self.first_sent_at is None:
-            self.first_sent_at = now
+        if self.overhead_s is None:
+            self.overhead_s = now - self.began - self.waited_s
         watch.add(attempt, self, now + step.timeouts.soft_s)
         try:
-            request = attempt.upstream.request(call, attempt.permit, self._client, self._hop)
+            tracer, client = self._forwarder.tracer, self._client
+            if tracer is not None:
+                client = tracer.carry(client, attempt.permit, self.began)
+            request = attempt.upstream.request(call, attempt.permit, client, self._hop)
             return await attempt.run(call, request, fresh=step.fresh_connection)
         except asyncio.CancelledError:
             self.settle(attempt, self._why_cancelled())
@@ -290,6 +308,7 @@ class Forwarding:
         self._answering = attempt.permit
         target, now = attempt.permit.target, self._now()
         self.upstream, self.model = target.upstream.name, target.model or self.call.model
+        self.told = self.told or attempt.told
         seconds = now - attempt.sent_at
         self._tell(self.failover.first_content(attempt.permit, seconds, now))
         if attempt.reader is not None:
@@ -363,6 +382,7 @@ class Forwarding:
             outcome = self._why_cancelled()
             raise
         finally:
+            self._number_next(attempt)
             if outcome is OK:
                 attempt.leave()
             else:
@@ -372,6 +392,13 @@ class Forwarding:
                 self.settle(attempt, outcome, committed=True)
                 self._note_break(outcome)
         return outcome
+
+    def _number_next(self, attempt: Attempt) -> None:
+        """Note the number that an error event would have: those of a response are counted."""
+        if self._story is not None:
+            self._next_number = self._story.next_number
+        elif attempt.reader is not None:
+            self._next_number = attempt.reader.sequence + 1
 
     def _note_usage(self, attempt: Attempt, usage: tuple[int, int] | None) -> None:
         """Add up what the upstreams say they used."""
@@ -400,9 +427,9 @@ class Forwarding:
             if self._interrupted:
                 code, message = "shutting_down", SHUTTING_DOWN
             if self.call.stream:
-                sequence = self._story.next_number if self._story is not None else 0
+                number = self._next_number
                 self.sink.write(
-                    stream_error_event(self.call_facts.operation, code, message, sequence=sequence)
+                    stream_error_event(self.call_facts.operation, code, message, sequence=number)
                 )
             self.sink.abort()
 
@@ -438,14 +465,18 @@ class Forwarding:
         attempts = self.failover.attempts
         told = [(attempt.upstream, attempt.outcome, attempt.seconds) for attempt in attempts]
         body = error_body(status, code, message, attempts=told)
-        own = own_lines(self.call_facts.request_id, attempts)
+        own = own_lines(self.call_facts.request_id, attempts, "", self._spent_s())
         self.sink.answer(status, JSON_TYPE + own + lines, body)
 
     def _lines(self, attempt: Attempt) -> bytes:
         assert attempt.head is not None
         self._tell(rate_limits(attempt.head, self.upstream))
-        own = own_lines(self.call_facts.request_id, self.failover.attempts)
+        own = own_lines(self.call_facts.request_id, self.failover.attempts, self.upstream, self._spent_s())
         return b"%b%b%b" % (to_client(attempt.head.headers), own, who_answered(self.upstream, self.model))
+
+    def _spent_s(self) -> float:
+        """Return how long the request has been with us and with upstreams, without its waits."""
+        return self._now() - self.began - self.waited_s
 
     def _start_heart(self) -> Heartbeat:
         """Make the heartbeat of a stream's client; it beats before content only if that is wanted."""

@@ -50,6 +50,7 @@ class SlowWatch:
         for attempt, (owner, at) in tuple(self._attempts.items()):
             if at <= now:
                 leave_at = owner.soft_limit_passed(attempt)
+                now = self._clock()  # "at once" is never earlier than when it was said
                 if leave_at is not None and leave_at <= now:
                     attempt.force(EVACUATED)
                 else:

@@ -105,8 +105,8 @@ class Attempt:
     """
 
     __slots__ = (
-        "_forced", "_held_bytes", "_wire", "body", "complete", "connection", "dropped", "ended", "head",
-        "held", "later", "permit", "reader", "sent_at", "splitter", "timeouts", "upstream", "usage",
+        "_forced", "_held_bytes", "_model", "_wire", "body", "complete", "connection", "dropped", "ended",
+        "head", "held", "later", "permit", "reader", "sent_at", "splitter", "timeouts", "upstream", "usage",
     )  # fmt: skip
 
     def __init__(self, upstream: Upstream, permit: Permit, timeouts: Timeouts, wire: Wire) -> None:
@@ -128,6 +128,12 @@ class Attempt:
         self._wire = wire
         self._forced: Outcome | None = None
         self._held_bytes = 0
+        self._model: str | None = None
+
+    @property
+    def told(self) -> str:
+        """Return the model's name as the answer gives it, empty if it gives none."""
+        return (self.reader.model if self.reader is not None else self._model) or ""
 
     @property
     def status(self) -> int:
@@ -199,6 +205,7 @@ class Attempt:
             call.endpoint.operation, head.status, content_type, self.body, streamed=call.stream
         )
         self.usage = answer.usage
+        self._model = answer.model
         return answer.outcome
 
     def _remaining(self) -> float:

@@ -155,7 +155,7 @@ def _base() -> str:
 
 
 def _make_base(name: str, suite: str, archive: Path) -> None:
-    command = ["mmdebstrap", "--quiet", *RECIPE, suite, archive]
+    command = ["mmdebstrap", "--quiet", *RECIPE, suite, str(archive)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=BUILD_S, check=False)
     except subprocess.TimeoutExpired as error:
@@ -178,9 +178,9 @@ def _storage() -> Path:
 def _buildah(*arguments: str | Path) -> str:
     """Run buildah on a storage of the tests' own, and return what it prints."""
     storage = _storage()
-    own = ["--storage-driver", "vfs", "--root", storage, "--runroot", storage / "run"]
-    done = subprocess.run(
-        ["buildah", *own, *arguments],
+    own = ["--storage-driver", "vfs", f"--root={storage}", f"--runroot={storage / 'run'}"]
+    done: subprocess.CompletedProcess[str] = subprocess.run(
+        ["buildah", *own, *map(str, arguments)],
         env={**os.environ, "BUILDAH_ISOLATION": "chroot"},
         capture_output=True,
         text=True,

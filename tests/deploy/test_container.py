@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,8 +16,10 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from proxy import __version__
-from tests.deploy.container import RUN_S, Image, built_image, first_process, missing, stop
-from tests.deploy.tools import ROOT, output
+from proxy.config.loader import load, read
+from tests.deploy import docs
+from tests.deploy.container import Image, built_image, first_process, missing, stop
+from tests.deploy.tools import ROOT, output, until_ready
 from tests.e2e.real_model import CannotInstallError, free_port
 from tests.fakes.upstream import FakeUpstream, Reply
 
@@ -111,13 +111,10 @@ def test_what_is_installed_is_what_is_locked(facts: dict[str, Any]) -> None:
     at = {"python_full_version": facts["python"], "python_version": facts["python"].rpartition(".")[0]}
     lines = re.findall(r"^(\w[^\\\n]*?) *\\?$", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
     locked = [Requirement(line) for line in lines]
-    pins = {
-        canonicalize_name(each.name): str(each.specifier).removeprefix("==")
-        for each in locked
-        if each.marker is None or each.marker.evaluate(at)
-    }
-    installed = {canonicalize_name(name): version for name, version in facts["packages"].items()}
-    assert installed == {**pins, "sidestep": __version__}
+    here = [each for each in locked if each.marker is None or each.marker.evaluate(at)]
+    pins = {f"{canonicalize_name(each.name)}{each.specifier}" for each in here}
+    installed = {f"{canonicalize_name(name)}=={version}" for name, version in facts["packages"].items()}
+    assert installed == {*pins, f"sidestep=={__version__}"}
 
 
 def test_nothing_runs_at_the_interpreters_start(image: Image) -> None:
@@ -197,19 +194,6 @@ async def test_it_serves_read_only_as_nobody_and_ends_well(image: Image, folder:
         assert (await asyncio.to_thread(image.run, health, folder, SIDESTEP_ADMIN=admin))[0] == 1
 
 
-def until_ready(url: str, process: Any) -> None:
-    end = time.monotonic() + RUN_S
-    while True:
-        try:
-            with urllib.request.urlopen(url, timeout=5) as answer:
-                assert answer.status == 200
-                return
-        except OSError:
-            assert process.poll() is None, process.communicate()[0]
-            assert time.monotonic() < end
-            time.sleep(0.05)
-
-
 def assert_no_rights(pid: int) -> None:
     status = dict(
         line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":\t" in line
@@ -227,3 +211,48 @@ def chat(url: str) -> str:
     )
     with urllib.request.urlopen(request, timeout=10) as answer:
         return str(answer.headers["x-sidestep-upstream"])
+
+
+def test_the_guides_configuration_is_for_a_container() -> None:
+    (text,) = docs.blocks("Container", "yaml")
+    loaded = read(text, "sidestep.yaml", dict.fromkeys(re.findall(r"\$\{(\w+)\}", text), "key"), ROOT)
+    assert loaded.settings is not None, loaded.problems
+    assert not loaded.settings.server.listen.is_loopback
+    assert loaded.settings.server.client_keys
+
+
+def test_the_guide_builds_this_version() -> None:
+    build = docs.commands("Container")[0]
+    assert build == ["docker", "build", "-t", f"sidestep:{__version__}", "."]
+    base = re.search(r"docker build --build-arg (\w+)=", docs.SECTIONS["Container"])
+    assert base is not None
+    assert f"ARG {base[1]}=" in (ROOT / "Dockerfile").read_text()
+
+
+def test_the_guide_gives_it_no_rights_and_what_it_needs(tmp_path: Path) -> None:
+    alone, with_file = (options_of(words) for words in docs.commands("Container")[1:])
+    (text,) = docs.blocks("Container", "yaml")
+    for options in (alone, with_file):
+        assert "--read-only" in options
+        assert (options["--cap-drop"], options["--security-opt"]) == (["ALL"], ["no-new-privileges"])
+        assert options["-p"] == ["127.0.0.1:7380:7380"]
+    given = {name: value or "key" for name, _, value in (each.partition("=") for each in alone["-e"])}
+    loaded = load(None, given, tmp_path, system_file=tmp_path / "none")
+    assert loaded.settings is not None, loaded.problems
+    assert str(loaded.settings.server.listen) == "0.0.0.0:7380"
+    assert set(with_file["-e"]) == set(re.findall(r"\$\{(\w+)\}", text))
+    mounted = [each.split(":")[1] for each in with_file["-v"]]
+    assert mounted == ["/etc/sidestep/sidestep.yaml", "/var/lib/sidestep"]
+
+
+def options_of(words: list[str]) -> dict[str, list[str]]:
+    """Return the options of a `docker run`, each with its values; the image comes last."""
+    assert words[:2] == ["docker", "run"]
+    assert words[-1] == f"sidestep:{__version__}"
+    options: dict[str, list[str]] = {}
+    rest = iter(words[2:-1])
+    for word in rest:
+        values = options.setdefault(word, [])
+        if word not in {"--rm", "--read-only"}:
+            values.append(next(rest))
+    return options

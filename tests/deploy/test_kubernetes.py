@@ -3,57 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
 from proxy import __version__
-from proxy.config.loader import Loaded, read
-from proxy.config.model import Settings
+from proxy.config.loader import read
 from tests.deploy import docs
+from tests.deploy.kustomize import (
+    KUBERNETES,
+    VARIABLES,
+    Rendered,
+    container,
+    render,
+    settings,
+    sidesteps,
+    variables,
+)
 from tests.deploy.tools import ROOT, output, run
 
-KUBERNETES = ROOT / "deploy" / "kubernetes"
 OLDEST = "1.29"  # the first with native sidecars switched on
-VARIABLES = {
-    "OPENAI_API_KEY": "sk-1", "OPENROUTER_API_KEY": "sk-2", "AZURE_OPENAI_API_KEY": "sk-3", "APP_KEY": "k-1",
-    "SEARCH_KEY": "k-2", "BATCH_KEY": "k-3",
-}  # fmt: skip
-
-Found = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Rendered:
-    """What kustomize gives."""
-
-    objects: list[Found]
-
-    def one(self, kind: str, name: str = "") -> Found:
-        """Return the object of that kind, and of that name if one is given."""
-        found = [each for each in self.objects if each["kind"] == kind]
-        (one,) = [each for each in found if name in ("", each["metadata"]["name"])]
-        return one
-
-    def pod(self, name: str) -> Found:
-        """Return the pod that a Deployment makes."""
-        template: Found = self.one("Deployment", name)["spec"]["template"]
-        return template
-
-    def config_text(self) -> str:
-        """Return Sidestep's configuration."""
-        found = [each for each in self.objects if each["kind"] == "ConfigMap"]
-        (one,) = [each for each in found if each["metadata"]["name"].startswith("sidestep-config-")]
-        return str(one["data"]["sidestep.yaml"])
-
-
-def render(folder: Path) -> Rendered:
-    text = output("kubectl", "kustomize", folder)
-    return Rendered([each for each in yaml.safe_load_all(text) if each])
 
 
 @pytest.fixture(scope="module", params=["gateway", "examples/gateway", "examples/sidecar"])
@@ -69,38 +39,6 @@ def gateway(request: pytest.FixtureRequest) -> Rendered:
 @pytest.fixture(scope="module")
 def shop() -> Rendered:
     return render(KUBERNETES / "examples" / "sidecar")
-
-
-def container(pod: Found) -> Found:
-    """Return Sidestep's container, wherever it is in a pod."""
-    every = [*pod["spec"].get("initContainers", []), *pod["spec"]["containers"]]
-    (ours,) = [each for each in every if each["name"] == "sidestep"]
-    return dict(ours)
-
-
-def sidesteps(rendered: Rendered) -> Iterator[Found]:
-    """Give every pod that Sidestep is in."""
-    for each in rendered.objects:
-        if each["kind"] == "Deployment":
-            template = each["spec"]["template"]
-            if template["metadata"]["labels"].get("sidestep"):
-                yield template
-
-
-def variables(container: Found) -> dict[str, str]:
-    return {each["name"]: each["value"] for each in container.get("env", [])}
-
-
-def load(text: str, env: Mapping[str, str]) -> Loaded:
-    return read(text, "sidestep.yaml", {**VARIABLES, **env}, Path("/etc/sidestep"))
-
-
-def settings(rendered: Rendered, container: Found) -> Settings:
-    """Return what Sidestep makes of its ConfigMap, its variables and the Secret."""
-    loaded = load(rendered.config_text(), variables(container))
-    assert loaded.settings is not None, loaded.problems
-    assert loaded.warnings == ()
-    return loaded.settings
 
 
 @pytest.mark.parametrize("version", [OLDEST, "1.37"])
@@ -309,7 +247,8 @@ def test_only_names_and_https_are_let_out(gateway: Rendered) -> None:
     assert web["ports"] == [{"protocol": "TCP", "port": 443}]
     assert "169.254.0.0/16" in web["to"][0]["ipBlock"]["except"]
     (inward,) = spec["ingress"]
-    assert {each["port"] for each in inward["ports"]} == {"http", "sidestep-prom"}
+    ports = container(gateway.pod("sidestep"))["ports"]
+    assert {each["port"] for each in inward["ports"]} == {each["containerPort"] for each in ports}
 
 
 def test_the_example_lays_its_own_over_the_gateway() -> None:

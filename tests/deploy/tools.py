@@ -14,6 +14,8 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import time
+import urllib.request
 import venv
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -26,7 +28,7 @@ from tests.e2e.real_model import CannotInstallError, cache_dir
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 LOCK, COMPOSE_LOCK = HERE / "requirements.lock", HERE / "compose.lock"
-INSTALL_S, RUN_S = 600, 60
+INSTALL_S, RUN_S, READY_S = 600, 60, 30
 
 
 def run(name: str, *arguments: str | Path, env: Mapping[str, str] | None = None) -> tuple[int, str]:
@@ -61,6 +63,20 @@ def tool(name: str) -> Path:
         return _docker_compose() if name == "docker-compose" else _environment() / "bin" / name
     except CannotInstallError as reason:
         pytest.skip(f"{name} cannot be installed: {reason}")
+
+
+def until_ready(url: str, process: subprocess.Popen[str]) -> None:
+    """Wait until *url* is answered with 200 by what *process* runs."""
+    end = time.monotonic() + READY_S
+    while True:
+        try:
+            with urllib.request.urlopen(url, timeout=5) as answer:
+                assert answer.status == 200
+                return
+        except OSError:
+            assert process.poll() is None, process.communicate()[0]
+            assert time.monotonic() < end, f"not ready in {READY_S} s"
+            time.sleep(0.05)
 
 
 def _environment() -> Path:

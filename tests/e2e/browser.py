@@ -21,10 +21,10 @@ import aiohttp
 
 PROGRAM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = (
-    "--headless --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --disable-extensions --disable-dev-shm-usage "
-    "--hide-scrollbars --force-color-profile=srgb --remote-debugging-port=0"
-).split()
+    "--headless", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync", "--disable-extensions", "--disable-dev-shm-usage",
+    "--hide-scrollbars", "--force-color-profile=srgb", "--remote-debugging-port=0",
+)  # fmt: skip
 START_S, ANSWER_S = 60.0, 30.0
 
 
@@ -71,9 +71,7 @@ class Page:
 
     async def run(self, script: str) -> Any:
         """Return the value of a JavaScript expression in the page; a promise is awaited."""
-        found = await self.call(
-            "Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True
-        )
+        found = await self.call("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
         assert "exceptionDetails" not in found, found["exceptionDetails"]
         return found["result"].get("value")
 
@@ -87,7 +85,9 @@ class Page:
         """Return the text that is to be seen there, spaces and lines made one."""
         return " ".join(str(await self.run(f"document.querySelector({selector!r}).innerText")).split())
 
-    async def looks(self, *, dark: bool = False, width: int = 1280, height: int = 900, scale: int = 1) -> None:
+    async def looks(
+        self, *, dark: bool = False, width: int = 1280, height: int = 900, scale: int = 1
+    ) -> None:
         """Set the size of the window and whether the person prefers dark."""
         await self.call(
             "Emulation.setDeviceMetricsOverride",

@@ -104,17 +104,17 @@ async def test_an_outage_happens_in_series_that_had_begun_at_zero(tmp_path: Path
     async with (
         FakeUpstream(Reply(503)) as first,
         FakeUpstream(Reply(), Stream(), Stream(end="cut")) as second,
+        running_proxy(config % (first.base_url, second.base_url), tmp_path) as proxy,
     ):
-        async with running_proxy(config % (first.base_url, second.base_url), tmp_path) as proxy:
-            before = ours(await proxy.metrics())
-            for number in range(8):
-                async with proxy.chat(stream=number % 2 == 1) as answer:
-                    await _read(answer)
-            second.behave(Reply(500))
-            for _ in range(8):
-                async with proxy.chat() as answer:
-                    await _read(answer)
-            text = await proxy.metrics()
+        before = ours(await proxy.metrics())
+        for number in range(8):
+            async with proxy.chat(stream=number % 2 == 1) as answer:
+                await _read(answer)
+        second.behave(Reply(500))
+        for _ in range(8):
+            async with proxy.chat() as answer:
+                await _read(answer)
+        text = await proxy.metrics()
     moved = {line.partition(" ")[0] for line in text.splitlines() if "transitions_total" in line}
     assert moved
     assert 'sidestep_failovers_total{from="a",reason="overloaded",route="m",to="b"} 0.0' not in text
@@ -142,21 +142,23 @@ def test_a_hundred_thousand_random_names_add_no_series_and_no_memory() -> None:
 async def test_requests_with_random_models_paths_and_keys_add_no_series_and_no_memory(tmp_path: Path) -> None:
     config = 'upstreams: {a: {base_url: "%s"}}\nroutes: {m: [a], "gpt-*": [a]}\n'
     server = "client_keys: [{name: app, key: right}]"
-    async with FakeUpstream(default=MISSING) as fake:
-        async with running_proxy(config % fake.base_url, tmp_path, server=server) as proxy:
-            chance = random.Random(6)
-            tracemalloc.start()
-            try:
-                # What is kept of the last thousand requests, bodies and models is full after this.
-                await _ask(proxy, chance, 1100, every="model")
-                await _ask(proxy, chance, 400)
-                fake.requests.clear()
-                before, first = ours(await proxy.metrics()), _traced()
-                await _ask(proxy, chance, 1600)
-                fake.requests.clear()
-                after, grown = ours(await proxy.metrics()), _traced() - first
-            finally:
-                tracemalloc.stop()
+    async with (
+        FakeUpstream(default=MISSING) as fake,
+        running_proxy(config % fake.base_url, tmp_path, server=server) as proxy,
+    ):
+        chance = random.Random(6)
+        tracemalloc.start()
+        try:
+            # What is kept of the last thousand requests, bodies and models is full after this.
+            await _ask(proxy, chance, 1100, every="model")
+            await _ask(proxy, chance, 400)
+            fake.requests.clear()
+            before, first = ours(await proxy.metrics()), _traced()
+            await _ask(proxy, chance, 1600)
+            fake.requests.clear()
+            after, grown = ours(await proxy.metrics()), _traced() - first
+        finally:
+            tracemalloc.stop()
     assert after == before
     assert grown < 128 * KIB
 

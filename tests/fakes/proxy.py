@@ -12,14 +12,15 @@ from typing import Any
 import aiohttp
 
 from proxy.app import Application, Options
-from proxy.config.loader import read
+from proxy.config.loader import Loaded, read
+from proxy.edge.traces import Traces
 
 SERVER = "server: {listen: 127.0.0.1:0, admin: 127.0.0.1:0%s}\n"
 
 
 @dataclass
 class RunningProxy:
-    """A proxy that listens. `log` is the file its lines go to, `text` the configuration that a reload reads."""
+    """A proxy that listens. `log` is the file its lines go to, `text` what a reload reads."""
 
     application: Application
     session: aiohttp.ClientSession
@@ -62,7 +63,12 @@ class RunningProxy:
 
 @asynccontextmanager
 async def running_proxy(
-    text: str, tmp_path: Path, *, server: str = "", env: Mapping[str, str] | None = None
+    text: str,
+    tmp_path: Path,
+    *,
+    server: str = "",
+    env: Mapping[str, str] | None = None,
+    traces: Traces | None = None,
 ) -> AsyncIterator[RunningProxy]:
     """Run a proxy configured by *text* (everything but `server`) and *server* (more keys of that section)."""
     whole = SERVER % (f", {server}" if server else "") + text
@@ -70,8 +76,11 @@ async def running_proxy(
     assert loaded.settings is not None, loaded.problems
     log = tmp_path / "log.jsonl"
     descriptor = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
-    options = Options(log_fd=descriptor, reread=lambda: read(proxy.text, "test", env or {}, tmp_path))
-    application = Application(loaded, options)
+
+    def reread() -> Loaded:
+        return read(proxy.text, "test", env or {}, tmp_path)
+
+    application = Application(loaded, Options(log_fd=descriptor, reread=reread, traces=traces))
     await application.start()
     try:
         async with aiohttp.ClientSession() as session:

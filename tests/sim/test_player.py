@@ -6,8 +6,9 @@ import pytest
 
 from proxy.core.target import AttemptPolicy, Route, Target, Tier, UpstreamFacts
 from proxy.sim.ledger import Ending, Ledger
-from proxy.sim.player import Setup, Sidecar, play
+from proxy.sim.player import Setup, play
 from proxy.sim.scenario import Scenario
+from proxy.sim.sidecar import Sidecar
 from proxy.sim.world import World
 
 

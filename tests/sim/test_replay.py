@@ -53,6 +53,12 @@ def test_roles_follow_the_first_route() -> None:
     assert roles == {"c": "first", "a": "second", "b": "third"}
 
 
+def test_upstreams_beyond_the_roles_are_healthy_extras() -> None:
+    many = setup(*(f"up{number}" for number in range(10)))
+    assert list(many.roles().values())[-3:] == ["eighth", "number 9", "number 10"]
+    assert replay(OUTAGE, many).with_sidestep.availability == 1.0
+
+
 def test_the_text_tells_both_sides_and_the_story(played: Replay) -> None:
     text = played.text()
     assert text.startswith("outage: 503 for a minute\n")

@@ -31,13 +31,13 @@ HEADINGS = (
 WIDTHS = (26, 10, 8, 6, 9, 10, 8, 8, 8, 8, 8)
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     """Play everything that was asked for; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
     parser.add_argument("scenarios", nargs="*", metavar="SCENARIO", default=list(SCENARIOS))
     parser.add_argument("--seeds", type=int, default=50)
     parser.add_argument("--calm", type=float, metavar="HOURS")
-    asked = parser.parse_args()
+    asked = parser.parse_args(arguments)
     if asked.calm is not None:
         return _calm(asked.calm)
     print(_line(HEADINGS))

@@ -19,10 +19,11 @@ from statistics import median
 from proxy.core.events import BreakerMoved
 from proxy.core.target import Route, Target, Tier, UpstreamFacts
 from proxy.sim.ledger import Ending, Ledger
-from proxy.sim.player import Setup, Sidecar, play
-from proxy.sim.report import PREFERRED, Felt, Turning, felt, turning
-from proxy.sim.scenario import Scenario, load_scenario
+from proxy.sim.player import Setup, play
+from proxy.sim.report import Felt, Turning, felt, turning
+from proxy.sim.scenario import PREFERRED, Scenario, load_scenario
 from proxy.sim.scripted import NEVER, STUMBLE_S
+from proxy.sim.sidecar import Sidecar
 from proxy.sim.world import World
 
 SHIPPED = Path(__file__).parents[2] / "config" / "scenarios"
@@ -89,12 +90,12 @@ class Shut:
             self._since.pop((each.sidecar, each.role, each.model), None)
         self._seen = len(sent)
         for sidecar in watched:
-            for model in sidecar.models:
-                for target in targets_of(sidecar.setup.route_of(model)):
+            for model, over in sidecar.cast.routes.items():
+                for target in targets_of(over):
                     self._look(world.now, sidecar, model, target)
 
     def _look(self, now: float, sidecar: Sidecar, model: str, target: Target) -> None:
-        key = (sidecar.number, sidecar.roles[target.upstream.name], model)
+        key = (sidecar.number, sidecar.cast.roles[target.upstream.name], model)
         there = sidecar.pool.admits(target, "chat", now)
         if there.ok or there.reason not in ("open", "endpoint", "probe_busy"):
             self._since.pop(key, None)
@@ -149,6 +150,8 @@ class Measured:
                 found.append(f"{endings[Ending.GAVE_UP]} clients gave up")
             if self.felt.attempts_in_trouble > self.most_attempts:
                 found.append(f"{self.felt.attempts_in_trouble:.2f} attempts per request")
+            if self.turning.probes_per_open > 1.0:
+                found.append(f"{self.turning.probes_per_open:.2f} probes per opening")
         if endings[Ending.REFUSED] and not excuse.may_refuse:
             found.append(f"{endings[Ending.REFUSED]} refused")
         if endings[Ending.INTERRUPTED] and not excuse.may_interrupt:

@@ -64,7 +64,9 @@ def notices(drills: Iterable[Drill], drained: Iterable[str], *, ready: bool) -> 
     for drill in drills:
         left = f", for {span_says(drill.left_s)} more" if drill.left_s is not None else ""
         share = "Every attempt" if drill.share >= 1 else f"{percent(drill.share)} of the attempts"
-        found.append(Notice("drill", f"{share} on {drill.upstream} is made to fail ({drill.fault}){left}."))
+        fails = "fails" if drill.share >= 1 else "fail"
+        text = f"{share} on {drill.upstream} {fails} on purpose ({drill.fault}){left}."
+        found.append(Notice("drill", text))
     found += [
         Notice("drained", f"{name} was taken out by hand and gets no new requests.")
         for name in sorted(drained)

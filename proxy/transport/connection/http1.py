@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import threading
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Literal
@@ -90,7 +91,7 @@ class ResponseHead:
         return self._first.get(name)
 
 
-class Connection(asyncio.Protocol):
+class Connection(asyncio.BufferedProtocol):
     """One connection to an upstream; `Dialer` and `ConnectionPool` make and keep it.
 
     `origin`, `opened_at`, `idle_since` and `on_lost` are the pool's notes.
@@ -293,7 +294,18 @@ class Connection(asyncio.Protocol):
             self._stall_timer.cancel()
         self._write_on()
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, _sizehint: int) -> memoryview:
+        """Return where to read to: one buffer for all, since what is read is taken out of it at once.
+
+        It also bounds what a single read may bring, which is 256 KB with uvloop's own.
+        """
+        return _read_buffer()
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Take what was read."""
+        self.data_received(_read_buffer()[:nbytes])
+
+    def data_received(self, data: bytes | memoryview) -> None:
         """Parse what belongs to the answer; see rule 2 for the rest."""
         if not self._active or self._complete or self._parser is None:
             self.abort()
@@ -385,6 +397,15 @@ class Connection(asyncio.Protocol):
 
 
 NOTHING = memoryview(b"")
+_OF_THREAD = threading.local()  # a buffer for each thread: each has a loop of its own
+
+
+def _read_buffer() -> memoryview:
+    try:
+        buffer: memoryview = _OF_THREAD.buffer
+    except AttributeError:
+        buffer = _OF_THREAD.buffer = memoryview(bytearray(READ_HIGH_WATER))
+    return buffer
 
 
 def _is_clean_end(transport: asyncio.Transport) -> bool:

@@ -1,0 +1,58 @@
+"""The sockets that this process listens on: bound at start, closed in the order that a drain needs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from aiohttp import web
+
+BACKLOG = 1024
+
+
+class BindError(Exception):
+    """An address can not be listened on; the message names the configuration key."""
+
+
+class Listeners:
+    """The endpoint's listener and those of the admin applications."""
+
+    def __init__(self) -> None:
+        self._endpoint: asyncio.Server | None = None
+        self._runners: list[web.AppRunner] = []
+
+    async def listen(self, key: str, factory: Callable[[], asyncio.Protocol], host: str, port: int) -> int:
+        """Serve the endpoint; return the true port. Raises: BindError."""
+        loop = asyncio.get_running_loop()
+        try:
+            self._endpoint = await loop.create_server(factory, host, port, backlog=BACKLOG)
+        except OSError as error:
+            raise _bind_error(key, host, port, error) from error
+        return int(self._endpoint.sockets[0].getsockname()[1])
+
+    async def serve(self, key: str, app: web.Application, host: str, port: int) -> int:
+        """Serve an admin application; return the true port. Raises: BindError."""
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+        self._runners.append(runner)
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, host, port, backlog=BACKLOG).start()
+        except OSError as error:
+            raise _bind_error(key, host, port, error) from error
+        return int(runner.addresses[0][1])
+
+    def stop_accepting(self) -> None:
+        """Refuse new connections to the endpoint; those that are open stay, and so does admin."""
+        if self._endpoint is not None:
+            self._endpoint.close()
+
+    async def close(self) -> None:
+        """Stop listening anywhere, and close what admin still serves."""
+        self.stop_accepting()
+        for runner in self._runners:
+            await runner.cleanup()
+
+
+def _bind_error(key: str, host: str, port: int, error: OSError) -> BindError:
+    shown = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return BindError(f"{key}: can not listen on {shown}: {error.strerror or error}")
