@@ -19,12 +19,15 @@ example:
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+from pathlib import Path
 
 from proxy.commands.asking import AskError, add_admin
 from proxy.commands.explain_request import explain_request
 from proxy.commands.explain_route import Asked, UnknownError, explain_route, running_settings
-from proxy.commands.flags import add_config, complain, load_settings
+from proxy.commands.flags import add_config, complain
+from proxy.config.loader import load
 from proxy.dialects.endpoints import every_endpoint
 
 
@@ -59,7 +62,11 @@ def _explain_model(options: argparse.Namespace) -> int:
     if endpoint not in operations:
         return _fail(f"no such endpoint: '{options.endpoint}'; write it as chat/completions or embeddings", 2)
     is_live = options.admin is not None
-    loaded = running_settings(options.admin) if is_live and options.config is None else load_settings(options)
+    if is_live and options.config is None:
+        loaded = running_settings(options.admin)
+    else:
+        # Not `load_settings`: there, --admin says where to listen.
+        loaded = load(options.config, os.environ, Path.cwd())
     if loaded.settings is None:
         return complain(loaded)
     asked = Asked(options.model, endpoint, operations[endpoint], loaded.source)

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from proxy.commands.asking import AskError, NotFoundError, ask
 from proxy.commands.terminal import plain
-from proxy.edge.names import OTHER
+from proxy.core.outcome import Kind
 from proxy.edge.status.tales import ENDINGS, ending_says
 from proxy.edge.status.words import decision_says, did
 
@@ -36,20 +36,22 @@ def _lines(found: dict[str, Any]) -> Iterator[str]:
     if request is not None:
         yield _summary(request)
     yield ""
-    yield from _story(found["steps"])
+    yield from _story(found["steps"], request["attempts"] if request is not None else [])
     if request is None:
         yield "     ... it still runs"
     else:
         yield from (f"     {line}" for line in ending_says(request["outcome"], request["status"]))
 
 
-def _story(steps: list[Step]) -> Iterator[str]:
-    models = {step["number"]: step["model"] for step in steps if step["step"] == "attempt"}
+def _story(steps: list[Step], attempts: list[Step]) -> Iterator[str]:
+    """Tell the steps; *attempts* are those that count, in the order of their ends, with their models."""
     first_tokens = {step["upstream"]: step["seconds"] for step in steps if step["step"] == "first_token"}
+    counted = iter(attempts)
     decision = ""
     for step in steps:
         if step["step"] == "ended":
-            yield _attempt(step, models.get(step["number"], ""), first_tokens.get(step["upstream"]))
+            attempt = next(counted, None) if step["outcome"] != Kind.STALE_CONNECTION else None
+            yield _attempt(step, attempt["model"] if attempt else "", first_tokens.get(step["upstream"]))
         elif step["step"] == "decision":
             decision = step["decision"]
             if decision != "failover":  # told by the step after it, which knows from where
@@ -78,7 +80,7 @@ def _summary(request: Step) -> str:
 
 def _attempt(step: Step, model: str, first_token_s: float | None) -> str:
     kind = step["outcome"]
-    name = f"{step['upstream']}/{model}" if model and model != OTHER else step["upstream"]
+    name = f"{step['upstream']}/{model}" if model else step["upstream"]
     token = f", first token after {first_token_s:.2f} s" if first_token_s and kind == "ok" else ""
     details = [kind, f"HTTP {step['status']}" if step["status"] else "", step["code"] or ""]
     shown = ", ".join(dict.fromkeys(filter(None, details)))

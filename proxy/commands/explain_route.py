@@ -71,7 +71,8 @@ def explain_route(settings: Settings, asked: Asked, admin: str | None) -> list[s
 
 def _routing_part(masked: dict[str, Any]) -> dict[str, Any]:
     upstreams = {
-        name: {key: upstream[key] for key in ROUTING_KEYS if key in upstream}
+        # A key is asked for, whatever it is: this configuration sends nothing.
+        name: {"api_key": "masked"} | {key: upstream[key] for key in ROUTING_KEYS if key in upstream}
         for name, upstream in masked["upstreams"].items()
     }
     return {"upstreams": upstreams, "routes": masked["routes"], "policy": masked["policy"]}
@@ -150,7 +151,7 @@ def _notes(route: Route, considered: tuple[Considered, ...]) -> list[str]:
     notes = [
         f"{plain(found.target.upstream.name)} comes last for prompts beyond {found.target.context:,} tokens."
         for found in inside
-        if found.target.context is not None and len(inside) > 1
+        if found.target.context is not None and any(_takes_more(other, found) for other in inside)
     ]
     if route.owner is not None:
         notes.append(f"What a provider would keep (files, batches, ...) goes to {route.owner} first.")
@@ -161,3 +162,9 @@ def _notes(route: Route, considered: tuple[Considered, ...]) -> list[str]:
     if not inside:
         notes.append("Nobody is left: such a request is refused.")
     return ["", *notes] if notes else []
+
+
+def _takes_more(other: Considered, found: Considered) -> bool:
+    """Tell whether *other* takes larger prompts, or is not known not to."""
+    context = other.target.context
+    return context is None or context > (found.target.context or 0)

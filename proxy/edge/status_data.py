@@ -31,7 +31,6 @@ from proxy.edge.views import Cell
 MAX_MOVES = 200
 MAX_DECISIONS = 100
 MAX_RESCUES, MAX_DETOURS = 12, 4  # detours are many and alike in an outage
-MAX_SKIPPING = 20_000  # requests that run at once, twice `max_connections`
 SHOWN_INCIDENTS = 50
 SHOWN_REQUESTS = 20
 QUIET = frozenset({Decision.SELECT, Decision.SKIP, Decision.FAILOVER})  # no news, or told by `FailedOver`
@@ -136,7 +135,6 @@ class StatusBoard:
         self._traffic = Traffic()
         self._past = Past(sources.wall())
         self._pulse = Pulse()
-        self._skipping: OrderedDict[str, list[tuple[str, str]]] = OrderedDict()
         self._rescues: deque[tuple[RequestLine, Skips]] = deque(maxlen=MAX_RESCUES)
         self._detours: deque[tuple[RequestLine, Skips]] = deque(maxlen=MAX_DETOURS)
         self._moves: deque[BreakerLine] = deque(maxlen=MAX_MOVES)
@@ -231,7 +229,7 @@ class StatusBoard:
         self._outcomes[event.outcome] += 1
         if event.upstream:
             self._traffic.answered(event.route, event.upstream, event.model, event.wall)
-        skips = self._skipping.pop(event.request_id, ()) if self._skipping else ()
+        skips = _skips(event.facts)
         is_around = bool(skips) and event.outcome is RequestOutcome.OK
         self._routed_around += is_around
         self._pulse.ended(event.outcome, event.wall, routed_around=is_around)
@@ -245,10 +243,6 @@ class StatusBoard:
         self._moves.append(breaker_line(event, self._stamp.of(wall)))
 
     def _decided(self, event: Decided) -> None:
-        if event.decision is Decision.SKIP and event.reason in TROUBLE:
-            self._skipping.setdefault(event.request_id, []).append((event.upstream, event.reason))
-            if len(self._skipping) > MAX_SKIPPING:
-                self._skipping.popitem(last=False)
         if event.decision not in QUIET:
             self._note(event.route, "", event.upstream, event.decision, event.reason)
 
@@ -269,6 +263,15 @@ class StatusBoard:
         self._decisions[key] = entry
         if len(self._decisions) > MAX_DECISIONS:
             self._decisions.popitem(last=False)
+
+
+def _skips(facts: Iterable[Event]) -> Skips:
+    """Return the targets that a request was sent past because they were in trouble."""
+    return [
+        (fact.upstream, fact.reason)
+        for fact in facts
+        if type(fact) is Decided and fact.decision is Decision.SKIP and fact.reason in TROUBLE
+    ]
 
 
 def _balanced(target: Target, tier: Tier) -> str:

@@ -19,8 +19,8 @@ upstreams:
     base_url: "https://x.openai.azure.com/openai/v1"
     api_key: k
     endpoints: [chat/completions]
-  east: {base_url: "https://east.example.com/v1"}
-  west: {base_url: "https://west.example.com/v1"}
+  east: {base_url: "https://east.example.com/v1", api_key: k}
+  west: {base_url: "https://west.example.com/v1", api_key: k}
 routes:
   gpt-5:
     targets: [openai, azure/gpt-5-prod, {target: east/small, context: 8000}]
@@ -73,6 +73,7 @@ def explained(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[list[str
                 "1 east/shared first, with 75% of the load",
                 "1 west/shared first, with 25% of the load",
                 "2 openai/shared next",
+                "openai comes last for prompts beyond 128,000 tokens.",
             ],
             id="a balanced tier",
         ),
@@ -91,6 +92,7 @@ def explained(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[list[str
                 "1 openai/short first",
                 "2 east/short next",
                 "3 west/short next",
+                "openai comes last for prompts beyond 128,000 tokens.",
                 "With max_attempts 2, west only while others are known to be down.",
             ],
             id="more targets than attempts",
@@ -143,7 +145,7 @@ def test_a_configuration_with_mistakes_is_refused_as_by_check(
     file = tmp_path / "bad.yaml"
     file.write_text("upstreams: {a: {base_url: 7}}\nroutes: {m: [b]}\n")
     assert main(["explain", "m", "-c", str(file)]) == 2
-    assert "bad.yaml:1:26: error: upstreams.a.base_url" in capsys.readouterr().err
+    assert "bad.yaml:1:27: error: upstreams.a.base_url" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("words", [[], ["m", "--request", "req_1"], ["--bogus"]])
@@ -198,7 +200,7 @@ async def test_with_a_running_proxy_its_own_configuration_and_states_are_told(
         lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines() if line]
         assert lines[0] == "m, chat/completions: route 'm' of the running proxy"
         assert lines[1].startswith(
-            "1 openai/m Cut off passed over now. It is overloaded: 5 failures in a row, from 5 requests. Next probe"
+            "1 openai/m Cut off passed over now. It is overloaded: 5 failures in a row, from 5 requests."
         )
         assert lines[2:] == [
             "2 azure/prod Up next",

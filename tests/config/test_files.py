@@ -33,7 +33,7 @@ def test_every_configuration_that_we_ship_is_right(file: Path) -> None:
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
 def test_every_configuration_that_we_ship_names_the_variables_that_it_needs(file: Path) -> None:
     text = file.read_text("utf-8")
-    head = text.partition("\n\n")[0] if file.parent.name == "examples" else text.partition("server:")[0]
+    head = text.partition("\n\n")[0] if file.parent.name == "examples" else text.partition("\nserver:")[0]
     code = "\n".join(
         line.partition(" #")[0] for line in text.splitlines() if not line.lstrip().startswith("#")
     )

@@ -59,15 +59,17 @@ class Watched:
 
 def detour(request_id: str = "req_3", reason: str = "open") -> list[Event]:
     """A request that is sent past its first target."""
-    return [
+    facts: list[Event] = [
         decided(Decision.SKIP, request_id=request_id, reason=reason),
         decided(request_id=request_id, upstream="azure", reason="next"),
         attempt_ended(request_id=request_id, upstream="azure", model="gpt-5-prod"),
-        request_ended(
-            request_id=request_id,
-            upstream="azure",
-            model="gpt-5-prod",
-            attempts=(AttemptRecord("azure", "gpt-5-prod", "ok", 0.4),),
-            wall=WALL + 1.0,
-        ),
     ]
+    ended = request_ended(
+        request_id=request_id,
+        upstream="azure",
+        model="gpt-5-prod",
+        attempts=(AttemptRecord("azure", "gpt-5-prod", "ok", 0.4),),
+        wall=WALL + 1.0,
+        facts=facts,
+    )
+    return [*facts, ended]

@@ -197,6 +197,7 @@ def _tells_the_attempts(failed: Any, good: Any, first: FakeUpstream, second: Fak
         "sidestep.upstream": "a",
         "sidestep.attempt": 1,
         "sidestep.outcome": "overloaded",
+        "sidestep.code": "server_error",
     }
     assert (good.name, good.status.status_code.name) == ("chat there", "UNSET")
     told = dict(good.attributes)
