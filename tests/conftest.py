@@ -15,9 +15,13 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _a_bare_environment() -> Iterator[None]:
-    """Hide keys, proxies and settings of this machine: no test may depend on them, or spend their money."""
+def _a_bare_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Hide keys, proxies and settings of this machine: no test may depend on them, or spend their money.
+
+    A proxy that a test starts keeps its state elsewhere than the developer's own.
+    """
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
         for name in list(os.environ):
             if _is_private(name):
                 patch.delenv(name)

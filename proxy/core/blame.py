@@ -42,6 +42,7 @@ class Blame:
         self._network.answered_at = now
         cell, key = permit.cell, permit.key
         cell.answered.add(now)
+        cell.answered_at = now
         cell.rest.over()
         key.quota.over()
         if permit.endpoint_admission is None and permit.credential_admission is None:
@@ -55,7 +56,7 @@ class Blame:
             return self._connect_failed(permit, outcome, now)
         if kind not in REACH_UNKNOWN:
             self._network.answered_at = now
-        to_endpoint = NEUTRAL if kind in REACH_UNKNOWN else OK
+        to_endpoint = _of_the_host(permit, outcome)
         if kind in CLIENTS_OWN and permit.target.upstream.passthrough:
             return NEUTRAL, self._side(permit, to_endpoint, NEUTRAL, now)
         if kind in KEY_REFUSED:
@@ -142,6 +143,18 @@ class Blame:
         self, breaker: Breaker, ticket: Admission, outcome: Outcome, permit: Permit, now: float
     ) -> list[Move]:
         return breaker.record(ticket, outcome, now, request=permit.request_id, rng=self._rng)
+
+
+def _of_the_host(permit: Permit, outcome: Outcome) -> Outcome:
+    """Return what an outcome other than a failure to connect says of the host.
+
+    Silence says nothing of it: the connection may be an old one, into a black hole. But a host's probe
+    that met silence has failed, or one probe after the other would be sent there.
+    """
+    ticket = permit.endpoint_admission
+    if outcome.kind is Kind.NO_ANSWER and ticket is not None and ticket.probe:
+        return outcome
+    return NEUTRAL if outcome.kind in REACH_UNKNOWN else OK
 
 
 def _events(

@@ -11,7 +11,9 @@
 
 1. CLOSED lets everything through. The detectors see the evidence; a finding opens it.
 2. OPEN lets nothing through for a while: `open`, doubled at each failed probe or relapse, times a
-   jitter of 0.5 to 1, at most `open_max`. `trip` opens for a time that the caller names.
+   jitter of 0.5 to 1, at most `open_max`. After a failed probe that time counts from when the probe
+   began: who is silent for 30 s has been left alone meanwhile, and may have come back since. `trip`
+   opens for a time that the caller names.
 3. An OPEN breaker finds itself cooled down when asked; there is no timer. The request that asked
    becomes the probe: one live request, with a lease. A neutral ending frees the lease at once, an
    expired lease is free too, so that nothing can keep a target from being probed.
@@ -397,10 +399,12 @@ class Breaker:
         return finding
 
     def _probe_ended(self, outcome: Outcome, *, failed: bool) -> Finding | None:
-        self._probe = None
         if outcome.kind is Kind.RATE_LIMITED:
             return Finding("probe_rate_limited", {})
-        return Finding("probe_failed", {}) if failed else None
+        if failed:
+            return Finding("probe_failed", {})
+        self._probe = None
+        return None
 
     def _failed(self, seen: _Seen, outcome: Outcome, *, committed: bool) -> Finding | None:
         admission = seen.admission
@@ -449,7 +453,7 @@ class Breaker:
         return Finding("relapsed", {"strikes": self._ramp.strikes, "share": share})
 
     def _bad_news(self, finding: Finding | None, now: float, rng: Random) -> None:
-        """Open, for a time that grows with how often it had to in this outage."""
+        """Open, for a time that grows with how often it had to in this outage, and began with the probe."""
         if finding is None:
             return
         policy = self._policy
@@ -457,7 +461,8 @@ class Breaker:
             forgotten = int((now - self._since) / (FORGET_AFTER * policy.open_max_s))
             self._opens = max(0, self._opens - forgotten)
         longest = min(policy.open_max_s, policy.open_s * 2.0 ** min(self._opens, 60))
-        open_s = longest * (1 - rng.random() / 2)
+        probed_s = now - self._probe.at if self._probe is not None else 0.0
+        open_s = max(0.0, longest * (1 - rng.random() / 2) - probed_s)
         self._opens += 1
         self._move(BAD_NEWS[self._machine], now, finding.reason, {**finding.numbers, "open_s": open_s})
         self._opens_until = now + open_s

@@ -26,6 +26,7 @@ LAST_BACKOFF_MOST_S = 8.0
 PASSING = frozenset({Kind.RESET, Kind.SERVER_ERROR, Kind.OVERLOADED, Kind.CONNECT_FAILED})
 KEY_TROUBLE = frozenset({Kind.RATE_LIMITED, Kind.QUOTA_SPENT, Kind.UNAUTHORIZED})
 BROKEN = frozenset({Kind.INTERRUPTED, Kind.STALLED})
+DEAD = frozenset({Kind.STALE_CONNECTION, Kind.RESET})
 UNSENT = "unsent"  # code of a stale connection that had surely not taken the request
 
 
@@ -43,10 +44,10 @@ class Course:
         "_budget",
         "_call",
         "_deadline",
-        "_is_fresh",
         "_long_retries",
         "_pool",
         "_quick_retries",
+        "_replaced",
         "_rng",
         "_route",
         "_tried_another_model",
@@ -73,7 +74,7 @@ class Course:
         self._quick_retries = 0
         self._long_retries = 0
         self._tried_another_model = False
-        self._is_fresh = False
+        self._replaced: Target | None = None  # the target whose dead connection a fresh one replaces
         self.targets: Sequence[Target] = ()
         self.rest: list[Target] = []
         self.ended: list[tuple[Permit, Outcome]] = []
@@ -110,7 +111,13 @@ class Course:
     def moved_on(self) -> None:
         """Note that another target is being tried."""
         self._quick_retries = 0
-        self._is_fresh = False
+
+    def counted_as(self, permit: Permit, outcome: Outcome) -> Outcome:
+        """Return what an outcome counts as: a second dead connection in a row is the target's own fault."""
+        if outcome.kind is not Kind.STALE_CONNECTION or self._replaced is not permit.target:
+            return outcome
+        self._quick_retries += 1  # the fresh connection was the retry
+        return Outcome(Kind.RESET, code=outcome.code)
 
     def after(self, permit: Permit, outcome: Outcome, attempts_left: int, now: float) -> None:
         """Take note of how an attempt ended, and change what is left accordingly."""
@@ -124,8 +131,7 @@ class Course:
                 self.is_over = True
             case Next.FRESH:
                 self.ended.pop()
-                self._is_fresh = True
-                self.fresh_for = target
+                self._replaced = self.fresh_for = target
                 self.rest.insert(0, target)
             case Next.LARGER:
                 self._only_larger(permit, outcome)
@@ -138,24 +144,24 @@ class Course:
                 self._another(permit, outcome, now)
 
     def retry_last(self, attempts_left: int, until: float, now: float) -> bool:
-        """Put the last target back, to be asked again with long jitter; tell whether that was possible."""
+        """Put a target back, to be asked again with long jitter; tell whether that was possible.
+
+        Of those whose trouble may pass by itself it is the first to be available, else the last tried.
+        """
         last = self.last
-        if last is None or attempts_left < 1 or self.is_resuming:
+        if last is None or attempts_left < 1 or self.is_resuming or last[0].least_bad:
             return False
-        permit, outcome = last
-        if outcome.kind not in PASSING or outcome.unready or permit.least_bad:
+        operation = self._call.operation
+        found = [(self._pool.admits(target, operation, now).at, target) for target in self._passing()]
+        if not found:
             return False
-        if not self._call.replayable and outcome.kind is not Kind.CONNECT_FAILED:
-            return False
-        if any(target.key == permit.target.key for target in self.rest):
-            return False
-        available = self._pool.admits(permit.target, self._call.operation, now)
+        available_at, target = min(found, key=lambda entry: entry[0])
         longest = min(LAST_BACKOFF_MOST_S, LAST_BACKOFF_S * 2.0**self._long_retries)
-        at = max(now + self._rng.uniform(0.0, longest), available.at)
+        at = max(now + self._rng.uniform(0.0, longest), available_at)
         if at > until or not self._budget.try_retry(now):
             return False
         self._long_retries += 1
-        self.rest.append(permit.target)
+        self.rest.append(target)
         self.pause = Pause(at, "backoff")
         return True
 
@@ -168,6 +174,20 @@ class Course:
         self.patient.add(target.key)
         self.pause = Pause(available_at, "patience")
         return True
+
+    def _passing(self) -> list[Target]:
+        """Return the targets whose last ending here may pass by itself, the last tried first."""
+        seen = {target.key for target in self.rest}
+        found = []
+        for permit, outcome in reversed(self.ended):
+            target, kind = permit.target, outcome.kind
+            if target.key in seen:
+                continue
+            seen.add(target.key)
+            may_repeat = self._call.replayable or kind is Kind.CONNECT_FAILED
+            if kind in PASSING and may_repeat and not outcome.unready:
+                found.append(target)
+        return found
 
     def _load(self, target: Target) -> int:
         return self._pool.load(target, self._call.operation)
@@ -183,13 +203,11 @@ class Course:
         if kind is Kind.REFUSED and self._route.policy.on_refusal == "failover":
             self.relay = self.relay or (permit, outcome)
             following = Next.OTHER
-        if following is Next.FRESH and self._is_fresh:
-            following = Next.OTHER
         if self.is_resuming and following is Next.CLIENT:
             following = Next.OTHER  # a stream that has begun can't be answered by a refusal
         if following in (Next.DONE, Next.CLIENT, Next.NOBODY) or self._call.replayable:
             return Next.OTHER if outcome.unready else following
-        is_unsent = kind is Kind.CONNECT_FAILED or (kind is Kind.STALE_CONNECTION and outcome.code == UNSENT)
+        is_unsent = kind is Kind.CONNECT_FAILED or (kind in DEAD and outcome.code == UNSENT)
         return following if is_unsent else Next.NOBODY
 
     def _may_retry_quickly(self, permit: Permit, outcome: Outcome, attempts_left: int, now: float) -> bool:

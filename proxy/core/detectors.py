@@ -45,7 +45,8 @@ class Consecutive:
     """Failures in a row.
 
     The first content of any answer ends a run of failures, but not one of interruptions: a target
-    that breaks every stream begins each of them well. Those end with an answer that is complete.
+    that breaks every stream begins each of them well. Those end with an answer that is complete, which
+    in turn ends no run of failures: it may have begun long before them.
     Streams that broke together (each had begun before the last counted break) count as one, so that
     a dropped connection or a restart of one upstream process is not five failures in a row.
     """
@@ -66,10 +67,15 @@ class Consecutive:
             self._requests = {name: broke for name, broke in self._requests.items() if broke}
 
     def completed(self) -> None:
-        """End the run: an answer arrived whole."""
-        if self._unanswered or self._broken:
-            self._unanswered = self._broken = 0
-            self._requests = {}
+        """End the run of interruptions: an answer arrived whole."""
+        if self._broken:
+            self._broken = 0
+            self._requests = {name: broke for name, broke in self._requests.items() if not broke}
+
+    def clear(self) -> None:
+        """End both runs."""
+        self._unanswered = self._broken = 0
+        self._requests = {}
 
     def failure(self, now: float, request: str, began: float | None) -> Finding | None:
         """Count a failure; *began* is when the attempt began, if it broke after content."""
@@ -146,7 +152,7 @@ class Detectors:
 
     def clear(self) -> None:
         """Forget the evidence: what comes now is judged afresh."""
-        self._consecutive.completed()
+        self._consecutive.clear()
         self._window.clear()
         self._adaptive.clear()
         self._failed.clear()

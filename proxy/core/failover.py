@@ -12,9 +12,10 @@ Rules:
    `max_attempts` bounds them all. `outcome.RULES` says what each kind of ending leads to.
 2. The quick retry on the same target is for what passes by itself (a reset, 500, 502, 504), on a target
    that is otherwise healthy, with leave from the budget, and never at the price of an untried target.
-3. When no other target is left, the last one is asked again after 0.5 to 8 s, full jitter, by the
-   same budget; also after 503, 529 and failures to connect, never after silence.
+3. When no other target is left, one is asked again after 0.5 to 8 s, full jitter, by the same budget;
+   also after 503, 529 and failures to connect, never one that fell silent: it would be silent again.
 4. A reused connection that died unanswered is replaced once: no attempt is counted, no one is blamed.
+   If the fresh one dies so too, that is a reset like any other.
 5. When nothing is available the request waits up to `hold` for what will be in time, in its route's
    line; then the least bad target is tried against the rules, if the throttle lets it; then it ends.
 6. What must not be sent twice (`replayable` is false) is tried again only if it has surely not been sent.
@@ -176,6 +177,7 @@ class Failover:
             self._pool.poison.succeeded(self._call.digest)
             self._running.pop(permit.id, None)
         else:
+            outcome = self._course.counted_as(permit, outcome)
             events = self._settle_bad(permit, outcome, now, committed=committed)
         events.append(self._account.ended(permit, outcome, now))
         return events
@@ -272,7 +274,7 @@ class Failover:
         else:
             decision, reason = self._why(permit, blocked)
         events.append(account.decided(decision, target.upstream.name, reason))
-        if last is not None and last[0].target.key != target.key:
+        if last is not None and last[0].target.key != target.key and target is not course.fresh_for:
             course.moved_on()
             events.append(account.moved(last[0], permit, last[1]))
         return self._start(permit, now)
@@ -403,16 +405,21 @@ class Failover:
     def _settle_bad(self, permit: Permit, outcome: Outcome, now: float, *, committed: bool) -> list[Event]:
         """Charge an ending that is no success, and see what it leaves to be tried."""
         pool, is_failure = self._pool, outcome.verdict is Verdict.FAILURE
-        poisoned = is_failure and self._is_poisoned()
+        poisoned = is_failure and self._is_poisoned(permit)
         events = pool.settle(permit, outcome, now, committed=committed, poisoned=poisoned)
         if is_failure and outcome.rule.scope is Scope.TARGET:
-            pool.poison.failed(self._call.digest, permit.target.key)
+            pool.poison.failed(
+                self._call.digest, permit.target.key, self._call.request_id, now, poisoned=poisoned
+            )
         self._running.pop(permit.id, None)
         self._course.after(permit, outcome, self._attempts_left, now)
         return events
 
-    def _is_poisoned(self) -> bool:
-        """Tell whether this body's failing has no weight: it fails everywhere, or its SDK repeats it."""
+    def _is_poisoned(self, permit: Permit) -> bool:
+        """Tell whether this body's failing has no weight: the fault is its own, or its SDK repeats it."""
         if self._call.client_retry > 0 and len(self._course.targets) == 1:
             return True
-        return self._pool.poison.suspects(self._call.digest)
+        call, poison = self._call, self._pool.poison
+        return poison.suspects(call.digest) or poison.repeats(
+            call.digest, permit.target.key, call.request_id, permit.cell.answered_at
+        )

@@ -131,9 +131,27 @@ class StreamReader:
             if plain is None:
                 return self._see_oddity(data, name)
             chunk = plain
+        if self._is_mere_text(chunk):
+            return Sight.CONTENT
         if not chunk.is_ordinary() and self._fail(data, name):
             return Sight.ERROR
         return self._weigh(chunk, data)
+
+    def _is_mere_text(self, chunk: Chunk) -> bool:
+        """Tell the chunk that nearly all are: one more piece of text of a choice that is known."""
+        choices = chunk.choices
+        if choices is None or len(choices) != 1 or chunk.usage is not None or chunk.error is not UNSET:
+            return False
+        choice = choices[0]
+        delta = choice.delta
+        if delta is None or choice.finish_reason is not None or choice.error is not UNSET:
+            return False
+        text = delta.content
+        if type(text) is not str or not text or choice.index not in self._open or chunk.x_groq is not None:
+            return False
+        if choice.index == 0:
+            self.text = text
+        return True
 
     def _see_oddity(self, data: bytes, name: bytes) -> Sight:
         """Read what has types that nobody expects, or is no JSON at all."""

@@ -24,14 +24,17 @@ _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
 class WritingHalf(asyncio.Protocol):
-    """What a sink needs of a connection: its transport, its pace, and whether it may be kept."""
+    """What a sink needs of a connection: its transport, its pace, and whether it may be kept.
 
-    __slots__ = ("_resumed", "loop", "transport", "writing_paused")
+    `gave_up`: we closed it because the client reads nothing, and whoever wrote to it knows.
+    """
+
+    __slots__ = ("_resumed", "gave_up", "loop", "transport", "writing_paused")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self.transport: asyncio.Transport | None = None
-        self.writing_paused = False
+        self.writing_paused = self.gave_up = False
         self._resumed: asyncio.Future[None] | None = None
 
     @property
@@ -75,7 +78,7 @@ class WritingHalf(asyncio.Protocol):
         """
         if self.writing_paused and self.transport is not None:
             resumed = self._resumed = self.loop.create_future()
-            timer = self.loop.call_later(timeout_s, self.transport.abort)
+            timer = self.loop.call_later(timeout_s, self._give_up)
             try:
                 await resumed
             finally:
@@ -83,6 +86,12 @@ class WritingHalf(asyncio.Protocol):
                 self._resumed = None
         if self.transport is None or self.transport.is_closing():
             raise ClientGoneError
+
+    def _give_up(self) -> None:
+        self.gave_up = True
+        if self.transport is not None:
+            self.transport.abort()
+        self._wake()
 
     def _wake(self) -> None:
         if self._resumed is not None and not self._resumed.done():

@@ -372,8 +372,8 @@ class ClientConnection(WritingHalf):
             self.transport.abort()
 
     def _cancel(self) -> None:
-        """Cancel who works for this client; whoever has finished an answer may end in peace."""
+        """Cancel who works for this client, unless he has finished his answer or knows already."""
         request, task = self._request, self._task
         busy = self._waiter is not None or (request is not None and not request.sink.finished)
-        if busy and task is not None and not task.cancelling():
+        if busy and task is not None and not self.gave_up and not task.cancelling():
             task.cancel()

@@ -193,11 +193,9 @@ class StatusBoard:
     def _routes(
         self, cells: Sequence[Cell], drained: Collection[str], incidents: Sequence[Incident], wall: float
     ) -> list[RouteStatus]:
-        found = cells_by_upstream(cells)
-        return [
-            self._route(route, Known(found, drained, incidents, self._past, wall))
-            for route in self._sources.routes()
-        ]
+        going_on = [incident for incident in incidents if incident.ended is None]
+        known = Known(cells_by_upstream(cells), drained, going_on, self._past, wall)
+        return [self._route(route, known) for route in self._sources.routes()]
 
     def _route(self, route: Route, known: Known) -> RouteStatus:
         shares = self._traffic.shares(route, known.wall)

@@ -428,9 +428,7 @@ class Forwarding:
                 code, message = "shutting_down", SHUTTING_DOWN
             if self.call.stream:
                 number = self._next_number
-                self.sink.write(
-                    stream_error_event(self.call_facts.operation, code, message, sequence=number)
-                )
+                self.sink.write(stream_error_event(self.call_facts.operation, code, message, sequence=number))
             self.sink.abort()
 
     # No answer.

@@ -34,10 +34,17 @@ class Size:
     serial_requests: int = 2_000
     stream_events: int = 400
     open_streams: int = 1_000
+    slow_events: int = 100
 
 
 QUICK = Size(
-    repetitions=1, requests=640, paced_requests=320, serial_requests=100, stream_events=50, open_streams=50
+    repetitions=1,
+    requests=640,
+    paced_requests=320,
+    serial_requests=100,
+    stream_events=50,
+    open_streams=50,
+    slow_events=10,
 )
 
 
@@ -61,7 +68,8 @@ ROWS = [
     Row("added p99 at one connection, ms", "added_p99"),
     Row("CPU ms per 1,000 events, 50 streams of 100/s", "event_cpu", 1, budget=3, times=True),
     Row("resident memory idle, MiB", "idle_mib", 1, budget=60),
-    Row("KB per open stream, 1,000 streams", "stream_kb", 1),
+    Row("KB per open stream, 1,000 streams", "stream_kb", 1, budget=60),
+    Row("longest silence in 1,000 streams of 10/s, s", "silence_s", budget=1),
     Row("start-up until ready, s", "start_up_s", budget=1.5),
 ]
 
@@ -89,6 +97,9 @@ async def measure(system: System, direct: load.Figures, size: Size) -> dict[str,
     before = system.cpu_s()
     paced = await load.read_streams(system.stream_port, streams=50, events=size.stream_events, gap_ms=10)
     event_cpu = (system.cpu_s() - before) / paced.events
+    slow = await load.read_streams(
+        system.stream_port, streams=size.open_streams, events=size.slow_events, gap_ms=100
+    )
     return {
         "request_cpu": request_cpu * 1e6,
         "paced_cpu": paced_cpu * 1e6,
@@ -98,6 +109,7 @@ async def measure(system: System, direct: load.Figures, size: Size) -> dict[str,
         "event_cpu": event_cpu * 1e6,
         "idle_mib": idle_kb / 1024,
         "stream_kb": stream_kb,
+        "silence_s": slow.longest_gap_s,
         "start_up_s": system.start_up_s,
     }
 

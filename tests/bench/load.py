@@ -28,6 +28,7 @@ class Figures:
     seconds: float = 0.0
     latencies_s: list[float] = field(default_factory=list)
     events: int = 0
+    longest_gap_s: float = 0.0  # between two pieces of one stream
 
     def percentile_ms(self, share: float) -> float:
         ordered = sorted(self.latencies_s)
@@ -108,6 +109,7 @@ async def _finish(done, clients) -> Figures:
     for client in clients:
         total.latencies_s += client.figures.latencies_s
         total.events += client.figures.events
+        total.longest_gap_s = max(total.longest_gap_s, client.figures.longest_gap_s)
     return total
 
 
@@ -117,7 +119,7 @@ class Client(asyncio.Protocol):
     done: asyncio.Future[None]
 
     def __init__(self, request: bytes) -> None:
-        self.request, self.buffer, self.figures = request, b"", Figures()
+        self.request, self.buffer, self.figures, self.heard = request, b"", Figures(), 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport
@@ -189,6 +191,10 @@ class Reader(Client):
             self.buffer = data
             self.fail()
             return
+        now = time.perf_counter()
+        if self.figures.events:
+            self.figures.longest_gap_s = max(self.figures.longest_gap_s, now - self.heard)
+        self.heard = now
         seen = self.buffer + data
         self.figures.events += seen.count(wire.CONTENT)
         if b"[DONE]" in seen:

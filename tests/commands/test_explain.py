@@ -10,7 +10,7 @@ import pytest
 
 from proxy.cli import main
 from tests.fakes.proxy import RunningProxy, running_proxy
-from tests.fakes.upstream import FakeUpstream, Reply, Stream, dead_port
+from tests.fakes.upstream import FakeUpstream, Reply, Request, Stream, dead_port
 
 CONFIG = """
 upstreams:
@@ -171,6 +171,10 @@ policy: {breaker: {open: 20s}}
 OVERLOADED = {"error": {"message": "m", "type": "server_error", "code": "server_is_overloaded"}}
 
 
+def as_asked(request: Request) -> Reply | Stream:
+    return Stream() if request.json()["stream"] else Reply()
+
+
 async def ask(*words: str) -> int:
     return await asyncio.to_thread(main, ["explain", *words])
 
@@ -225,7 +229,7 @@ async def test_another_configuration_can_be_compared_with_the_running_proxy(
 async def test_a_request_is_told_step_by_step(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     async with (
         FakeUpstream(Reply(503, json=OVERLOADED)) as bad,
-        FakeUpstream(Reply(), default=Stream()) as good,
+        FakeUpstream(default=as_asked) as good,
         running_proxy(LIVE % (bad.base_url, good.base_url, good.base_url), tmp_path) as proxy,
     ):
         first = await answers(proxy)

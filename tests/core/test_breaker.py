@@ -271,6 +271,18 @@ def test_a_completed_stream_ends_a_run_of_interruptions() -> None:
     assert story.state is State.CLOSED
 
 
+def test_streams_from_before_an_outage_that_end_well_do_not_end_a_run_of_failures() -> None:
+    story = Story()
+    streams = [story.begin() for _ in range(4)]
+    for stream in streams:
+        story.answer(stream)
+    for stream in streams:
+        story.fail().end(stream, OK)
+    assert story.state is State.CLOSED
+    story.fail()
+    assert story.path[-1] == ("open", "consecutive")
+
+
 def test_one_dropped_connection_that_kills_forty_streams_does_not_open() -> None:
     story = Story(BreakerPolicy())
     for _ in range(300):
@@ -487,6 +499,27 @@ def test_a_hung_probe_does_not_pin_it() -> None:
     assert story.state is State.HALF_OPEN, "the expired probe has lost its say"
     story.answer(fresh)
     assert story.state is State.RECOVERING
+
+
+def test_the_time_that_a_failed_probe_took_is_part_of_the_open_time() -> None:
+    story = Story().trip_and_cool_down()
+    probe = story.begin()
+    story.wait(7.0).end(probe, NO_ANSWER)
+    assert story.breaker.numbers["open_s"] == 3.0
+    assert story.breaker.available_at(story.now) == story.now + 3.0
+    probe = story.wait(3.0).begin()
+    story.wait(29.0).end(probe, NO_ANSWER)
+    assert story.breaker.available_at(story.now) == story.now, "it has taken longer than the open time"
+    story.end(story.begin(), SERVER_ERROR)
+    assert story.breaker.available_at(story.now) == story.now + 30.0
+
+
+def test_the_open_time_counts_from_the_probe_that_failed_and_not_from_an_earlier_one() -> None:
+    story = Story().trip_and_cool_down()
+    story.begin()
+    probe = story.wait(30.0).begin()
+    story.wait(1.0).end(probe, SERVER_ERROR)
+    assert story.breaker.available_at(story.now) == story.now + 9.0
 
 
 def test_a_longer_lease_is_granted_and_a_shorter_one_is_not() -> None:

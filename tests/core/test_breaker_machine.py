@@ -188,7 +188,7 @@ class BreakerMachine(RuleBasedStateMachine):
             assert (move.from_state, move.to_state) in listed
             assert move.reason
             if move.to_state is State.OPEN and move.reason != "unauthorized":
-                assert 0 < move.numbers["open_s"] <= OPEN_MAX_S
+                assert 0 <= move.numbers["open_s"] <= OPEN_MAX_S
             self.last_state = move.to_state
         if self.breaker.state is not State.HALF_OPEN:
             self.probes.clear()

@@ -124,10 +124,10 @@ def test_a_doubt_that_nothing_renews_ends() -> None:
 
 def test_a_body_that_failed_on_two_targets_is_suspected() -> None:
     poison = Poison()
-    poison.failed(b"x", ("a", "m"))
-    poison.failed(b"x", ("a", "m"))
+    poison.failed(b"x", ("a", "m"), "r1", 100.0)
+    poison.failed(b"x", ("a", "m"), "r2", 101.0)
     assert not poison.suspects(b"x")
-    poison.failed(b"x", ("b", "m"))
+    poison.failed(b"x", ("b", "m"), "r2", 102.0)
     assert poison.suspects(b"x")
     poison.succeeded(b"x")
     assert not poison.suspects(b"x")
@@ -135,16 +135,29 @@ def test_a_body_that_failed_on_two_targets_is_suspected() -> None:
 
 def test_a_body_without_a_digest_is_never_suspected() -> None:
     poison = Poison()
-    poison.failed(b"", ("a", "m"))
-    poison.failed(b"", ("b", "m"))
+    poison.failed(b"", ("a", "m"), "r1", 100.0)
+    poison.failed(b"", ("b", "m"), "r2", 101.0)
     assert not poison.suspects(b"")
+    assert not poison.repeats(b"", ("a", "m"), "r3", answered_at=102.0)
 
 
 def test_only_so_many_bodies_are_remembered() -> None:
     poison = Poison()
     for number in range(2 * KEPT):
-        poison.failed(b"%d" % number, ("a", "m"))
+        poison.failed(b"%d" % number, ("a", "m"), f"r{number}", 100.0)
     assert len(poison) == KEPT
+
+
+def test_a_body_repeats_itself_where_others_were_answered_since_it_failed() -> None:
+    poison = Poison()
+    target = ("a", "m")
+    assert not poison.repeats(b"x", target, "r1", answered_at=99.0)
+    poison.failed(b"x", target, "r1", 100.0)
+    assert not poison.repeats(b"x", target, "r2", answered_at=99.0), "nobody was answered since"
+    assert not poison.repeats(b"x", target, "r1", answered_at=101.0), "its own retry"
+    assert poison.repeats(b"x", target, "r2", answered_at=101.0)
+    poison.failed(b"x", target, "r2", 102.0, poisoned=True)
+    assert poison.repeats(b"x", target, "r2", answered_at=101.0), "a retry counts as its first attempt did"
 
 
 def wild(name: str, model: str) -> Target:

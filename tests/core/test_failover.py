@@ -260,6 +260,22 @@ def test_the_last_of_several_targets_is_retried_too() -> None:
     assert (ending.status, ending.should_retry) == (502, False)
 
 
+def test_who_fell_silent_is_passed_over_for_another_whose_trouble_may_pass() -> None:
+    request = Given(a_route(A, B, policy=RoutePolicy(max_attempts=4))).request()
+    assert walk(request, ERROR, ERROR, SILENCE, OK) == "aaba"
+
+
+def test_the_first_to_be_available_is_asked_again() -> None:
+    request = Given(a_route(A, B)).request()
+    assert walk(request, OVERLOADED, failed(Kind.OVERLOADED, 503, retry_after_s=5.0), OK) == "aba"
+
+
+def test_one_that_fell_silent_after_an_error_is_not_asked_again() -> None:
+    request = Given(a_route(A, policy=RoutePolicy(max_attempts=4))).request()
+    assert walk(request, ERROR, SILENCE) == "aa"
+    assert isinstance(request.after_waiting(), GiveUp)
+
+
 def test_the_last_target_is_left_alone_as_long_as_it_asks_for() -> None:
     given = Given(a_route(a_target("a")))
     request = given.request()
@@ -308,6 +324,26 @@ def test_a_connection_is_replaced_even_when_no_attempt_is_left() -> None:
 def test_a_connection_is_replaced_once_for_each_target() -> None:
     request = Given(a_route(A, B)).request()
     assert walk(request, STALE, STALE, STALE, OK) == "aabb"
+
+
+def test_a_connection_that_dies_again_when_fresh_is_a_reset() -> None:
+    given = Given(a_route(A, B, policy=RoutePolicy(max_attempts=2)))
+    for _ in range(3):
+        request = given.request()
+        assert walk(request, *[STALE] * 4) == "aabb"
+        assert isinstance(request.after_waiting(), GiveUp)
+        assert request.failover.path() == "a=reset, b=reset"
+        assert sum(isinstance(event, FailedOver) for event in request.events) == 1
+    assert (given.state("a"), given.state("b")) == ("open", "open")
+
+
+def test_connections_that_all_die_end_with_the_attempts_and_not_with_the_deadline() -> None:
+    request = Given(a_route(A, B, policy=RoutePolicy(max_attempts=4))).request()
+    sent = 0
+    while isinstance(step := request.after_waiting(), GiveUp) is False:
+        sent += 1
+        request.settle(step.permit, STALE)
+    assert sent <= 8
 
 
 def test_the_next_target_does_not_inherit_the_fresh_connection() -> None:
@@ -650,6 +686,30 @@ def test_one_bad_body_sent_a_thousand_times_opens_nothing() -> None:
         request.close()
         given.now += 1.0
     assert (given.state("a"), given.state("b")) == ("closed", "closed")
+
+
+@pytest.mark.parametrize("breaker", [TOUCHY, BreakerPolicy()], ids=["touchy", "default"])
+def test_one_bad_body_among_good_ones_opens_nothing_where_there_is_one_target(breaker: BreakerPolicy) -> None:
+    given = Given(a_route(a_target("a", facts={"breaker": breaker})))
+    for _ in range(400):
+        request = given.request(digest=b"bad")
+        while isinstance(step := request.after_waiting(), GiveUp) is False:
+            request.settle(step.permit, ERROR)
+        request.close()
+        for _ in range(4):
+            given.now += 0.2
+            walk(given.request(), OK)
+    assert given.state("a") == "closed"
+    assert given.pool.snapshot(given.now)[0].reason == "", "it never opened"
+
+
+def test_a_health_check_that_fails_in_a_row_opens_its_only_target_soon_after_good_answers() -> None:
+    given = Given(a_route(A))
+    walk(given.request(), OK)
+    for _ in range(4):
+        given.now += 10.0
+        walk(given.request(digest=b"ping"), SILENCE)
+    assert given.state("a") == "open"
 
 
 def test_the_same_health_check_on_one_dead_target_does() -> None:

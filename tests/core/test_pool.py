@@ -167,6 +167,29 @@ def test_a_host_comes_back_by_one_probe() -> None:
     assert bench.snapshot(A, Scope.ENDPOINT).state == "recovering"
 
 
+def test_a_hosts_probe_that_meets_silence_opens_it_again() -> None:
+    bench = Bench(A, SIBLING)
+    bench.attempts(A, REFUSED_TO_CONNECT, REFUSED_TO_CONNECT, REFUSED_TO_CONNECT)
+    bench.now = bench.pool.admits(A, "chat", bench.now).at
+    bench.attempts(A, Outcome(Kind.NO_ANSWER))
+    assert bench.why(A) == bench.why(SIBLING) == "endpoint"
+
+
+def test_a_hosts_probe_that_its_client_cut_short_gives_no_verdict() -> None:
+    bench = Bench(A)
+    bench.attempts(A, REFUSED_TO_CONNECT, REFUSED_TO_CONNECT, REFUSED_TO_CONNECT)
+    bench.now = bench.pool.admits(A, "chat", bench.now).at
+    bench.attempts(A, Outcome(Kind.NO_ANSWER, client_cut=True))
+    assert bench.permit(A).probe
+
+
+def test_silence_of_one_model_does_not_open_a_host_that_is_merely_in_doubt() -> None:
+    bench = Bench(A, SIBLING)
+    bench.attempts(A, REFUSED_TO_CONNECT, REFUSED_TO_CONNECT, *[Outcome(Kind.NO_ANSWER)] * 3)
+    assert (bench.why(A), bench.why(SIBLING)) == ("open", "")
+    assert bench.snapshot(A, Scope.ENDPOINT).state == "closed"
+
+
 def test_a_hosts_probe_that_can_not_connect_opens_it_again() -> None:
     bench = Bench(A)
     bench.attempts(A, REFUSED_TO_CONNECT, REFUSED_TO_CONNECT, REFUSED_TO_CONNECT)

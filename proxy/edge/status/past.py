@@ -13,7 +13,7 @@ from proxy.edge.status.words import span_says, state_word
 
 SLOTS, SLOT_S = 60, 15.0
 MAX_MOVES = 64  # of one cell; a breaker can hardly move more often in a quarter of an hour
-MAX_CELLS = 2000
+MAX_CELLS = 500  # of one upstream
 
 Cell = tuple[str, str, str, str]  # scope, upstream, model, operation
 
@@ -31,7 +31,7 @@ class Past:
 
     def __init__(self, since: float) -> None:
         self._since = since
-        self._moves: dict[Cell, deque[tuple[float, str]]] = {}
+        self._moves: dict[str, dict[Cell, deque[tuple[float, str]]]] = {}  # by upstream
 
     def moved(self, event: BreakerMoved, wall: float) -> None:
         """Keep a move; what a breaker only observes does not count."""
@@ -41,17 +41,14 @@ class Past:
 
     def seen(self, cell: Cell, state: str, wall: float) -> None:
         """Note a state that was come to without an event, such as a recovery without traffic."""
-        moves = self._moves.get(cell)
+        moves = self._moves.get(cell[1], {}).get(cell)
         if moves is not None and moves[-1][1] != state:
             self._note(cell, state, wall)
 
     def of(self, upstream: str, model: str, wall: float) -> list[Span]:
         """Return a target's states, the worst of each slot, as of *wall*."""
-        concerned = [
-            moves
-            for (_, name, label, _), moves in self._moves.items()
-            if name == upstream and label in (model, "")
-        ]
+        known = self._moves.get(upstream, {})
+        concerned = [moves for (_, _, label, _), moves in known.items() if label in (model, "")]
         first = max(0, SLOTS - 1 - (_slot(wall) - _slot(self._since)))
         worst = [0] * SLOTS
         for moves in concerned:
@@ -59,9 +56,10 @@ class Past:
         return _spans([STATES[state] for state in worst[first:]], first)
 
     def _note(self, cell: Cell, state: str, wall: float) -> None:
-        if cell not in self._moves and len(self._moves) >= MAX_CELLS:
-            self._moves.pop(next(iter(self._moves)))
-        self._moves.setdefault(cell, deque(maxlen=MAX_MOVES)).append((wall, state))
+        known = self._moves.setdefault(cell[1], {})
+        if cell not in known and len(known) >= MAX_CELLS:
+            known.pop(next(iter(known)))
+        known.setdefault(cell, deque(maxlen=MAX_MOVES)).append((wall, state))
 
 
 def past_says(spans: Iterable[Span]) -> str:

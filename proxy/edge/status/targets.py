@@ -58,7 +58,7 @@ class TargetStatus(msgspec.Struct, frozen=True):
 
 
 class Known(NamedTuple):
-    """What is known of all targets: cells and what is kept of events, as of `wall`."""
+    """What is known of all targets, as of `wall`; `incidents` are those that go on."""
 
     cells: Mapping[str, Sequence[Cell]]
     drained: Collection[str]
@@ -131,10 +131,10 @@ def _why(cell: Cell | None) -> Why | None:
 
 
 def _cause(incidents: Iterable[Incident], upstream: str, label: str) -> str:
-    """Return the cause of the incident that goes on there, empty if there is none."""
+    """Return the cause of the incident that concerns a target, empty if there is none."""
     for incident in incidents:
         concerned = not incident.models or label in incident.models
-        if incident.ended is None and incident.upstream == upstream and concerned:
+        if incident.upstream == upstream and concerned:
             return incident.cause
     return ""
 

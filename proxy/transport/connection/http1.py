@@ -119,6 +119,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
+        self._read_buffer = _read_buffer()
 
     def send(self, head: bytes, body: bytes) -> None:
         """Begin an exchange. Never raises: that the connection is dead shows in `read_head`."""
@@ -299,11 +300,11 @@ class Connection(asyncio.BufferedProtocol):
 
         It also bounds what a single read may bring, which is 256 KB with uvloop's own.
         """
-        return _read_buffer()
+        return self._read_buffer
 
     def buffer_updated(self, nbytes: int) -> None:
         """Take what was read."""
-        self.data_received(_read_buffer()[:nbytes])
+        self.data_received(self._read_buffer[:nbytes])
 
     def data_received(self, data: bytes | memoryview) -> None:
         """Parse what belongs to the answer; see rule 2 for the rest."""
@@ -382,7 +383,8 @@ class Connection(asyncio.BufferedProtocol):
         self._chunks.append(data)
         self._buffered += len(data)
         self._silent_bytes = 0
-        self._wake()
+        if self._waiter is not None:
+            _settle(self._waiter, True)
 
     def on_message_complete(self) -> None:
         """End the answer, unless it was a 1xx."""
