@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from http import HTTPStatus
 
 import msgspec
@@ -53,10 +54,23 @@ class Guard:
             return refusal(403, "origin_not_allowed", "Requests from other web pages are refused.")
         if self._keys is None or request.path in HEALTH_PATHS:
             return None
-        if self._keys.identify(request.headers.get("Authorization")) is None:
-            challenge = {"WWW-Authenticate": 'Bearer realm="sidestep"'}
-            return refusal(401, "invalid_api_key", "Send the admin key as a Bearer token.", challenge)
+        if self._keys.identify(_as_bearer(request.headers.get("Authorization"))) is None:
+            challenge = {"WWW-Authenticate": 'Bearer realm="sidestep", Basic realm="sidestep"'}
+            message = "Send the admin key as a Bearer token, or as the password of a browser's log-in."
+            return refusal(401, "invalid_api_key", message, challenge)
         return None
+
+
+def _as_bearer(authorization: str | None) -> str | None:
+    """Return a browser's log-in (Basic, any user name) as the bearer token that its password is."""
+    scheme, _, encoded = (authorization or "").partition(" ")
+    if scheme.lower() != "basic":
+        return authorization
+    try:
+        _, _, password = base64.b64decode(encoded.strip(), validate=True).decode().partition(":")
+    except ValueError:
+        return None
+    return f"Bearer {password}"
 
 
 def _is_own_page(request: web.Request) -> bool:

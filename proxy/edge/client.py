@@ -15,10 +15,13 @@ from proxy.dialects.openai import WireError
 from proxy.transport.sink import ClientGoneError
 
 WRITE_BUFFER = 64 * 1024  # bytes that may wait for a slow client before reading upstream pauses
+# Beside them in the kernel, which would take 4 MB: most of an answer that nobody reads.
+KERNEL_BUFFER = 128 * 1024
 STATUS_LINES = {
     status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus
 }
 BODILESS = frozenset({204, 304})  # RFC 9112, 6.3: these end with their head, whatever it says
+_UNSENT = getattr(socket, "TCP_NOTSENT_LOWAT", None)
 _HUNG_UP = getattr(select, "POLLRDHUP", select.POLLHUP)  # Linux tells a FIN from what waits before it
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
@@ -46,6 +49,9 @@ class WritingHalf(asyncio.Protocol):
         """Take the transport, and set how much may wait in it."""
         self.transport = transport  # type: ignore[assignment]  # uvloop's is no subclass
         transport.set_write_buffer_limits(high=WRITE_BUFFER)  # type: ignore[attr-defined]
+        ours = transport.get_extra_info("socket")
+        if ours is not None and _UNSENT is not None:
+            ours.setsockopt(socket.IPPROTO_TCP, _UNSENT, KERNEL_BUFFER)
 
     def pause_writing(self) -> None:
         """More than `WRITE_BUFFER` bytes wait for the client."""

@@ -229,11 +229,11 @@ class ClientConnection(WritingHalf):
             self._task = self.loop.create_task(self._serve())
 
     def _begin_body(self, request: Request, rest: bytes) -> None:
-        server = self._server
-        decoder = ChunkedBody(server.max_body()) if request.chunked else SizedBody(request.length)
+        limits = self._server.limits
+        decoder = ChunkedBody(self._server.max_body()) if request.chunked else SizedBody(request.length)
         request.arriving = ArrivingBody(decoder, self._resume_reading)
-        self._body_end = self.loop.time() + server.limits.body_total_s
-        self._expect(BODY, server.limits.body_idle_s)
+        self._body_end = self.loop.time() + limits.body_total_s
+        self._expect(BODY, min(limits.body_idle_s, limits.body_total_s))
         self._read_body(rest)
 
     def _read_body(self, data: bytes) -> None:

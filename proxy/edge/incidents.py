@@ -155,8 +155,8 @@ class Incidents:
     def request_ended(self, event: RequestEnded, wall: float) -> None:
         """Fold the end of a request in."""
         self._settle_openings()
-        for felt in self._felt.pop(event.request_id, {}).values():
-            felt.has_ended, felt.end = True, _end(event.outcome, felt)
+        for upstream, felt in self._felt.pop(event.request_id, {}).items():
+            felt.has_ended, felt.end = True, _end(event, upstream, felt)
             if felt.incident is not None:
                 self._count_end(felt, felt.incident, wall)
 
@@ -287,7 +287,9 @@ def _cause(event: BreakerMoved, felts: list[Felt[Incident]]) -> str:
     return commonest[0][0] if commonest else "failing"
 
 
-def _end(outcome: RequestOutcome, felt: Felt[Incident]) -> End:
-    if outcome in ANSWERED:
-        return "saved" if felt.kind else "routed_around"
-    return "lost" if outcome in LOST else ""
+def _end(event: RequestEnded, upstream: str, felt: Felt[Incident]) -> End:
+    if event.outcome in ANSWERED:
+        if felt.kind:
+            return "saved"
+        return "routed_around" if event.upstream != upstream else ""  # else it has merely waited
+    return "lost" if event.outcome in LOST else ""

@@ -22,7 +22,7 @@ from proxy.edge.status.headline import Drill, Headline, Notice, headline, notice
 from proxy.edge.status.past import Past
 from proxy.edge.status.pulse import Chart, Lately, Pulse
 from proxy.edge.status.reports import IncidentReport, report
-from proxy.edge.status.tales import Skips, Tale, tale
+from proxy.edge.status.tales import Skips, Tale, is_detour, tale
 from proxy.edge.status.targets import Known, TargetStatus, cells_by_upstream, target_status
 from proxy.edge.status.words import decision_says
 from proxy.edge.traffic import Traffic
@@ -228,7 +228,7 @@ class StatusBoard:
         if event.upstream:
             self._traffic.answered(event.route, event.upstream, event.model, event.wall)
         skips = _skips(event.facts)
-        is_around = bool(skips) and event.outcome is RequestOutcome.OK
+        is_around = is_detour(event.outcome, event.upstream, skips)
         self._routed_around += is_around
         self._pulse.ended(event.outcome, event.wall, routed_around=is_around)
         if skips or event.outcome is not RequestOutcome.OK:

@@ -19,6 +19,7 @@ from proxy.transport.heartbeat import Heartbeat
 from proxy.transport.relay import DIVERGED
 from proxy.transport.upstream import Attempt
 
+MAX_REFUSED = 1024  # targets that are remembered: through a wildcard, clients name their models
 BROKE = frozenset({Kind.INTERRUPTED, Kind.STALLED})
 REFUSALS = frozenset({Kind.REJECTED, Kind.REFUSED})  # what servers say to a prefill that they don't take
 
@@ -117,7 +118,8 @@ class Resumption:
                 if outcome is not DIVERGED:
                     return outcome
             elif way is Way.PREFILL and outcome.kind in REFUSALS:
-                self._refused.add(target.key)
+                if len(self._refused) < MAX_REFUSED:
+                    self._refused.add(target.key)
             else:
                 break
         carrier.settle(attempt, outcome)

@@ -230,3 +230,29 @@ def test_larger_means_known_to_be_larger() -> None:
     assert order(larger_than(rest, failed)) == ["c/l"]
     assert order(maybe_larger_than(rest, failed)) == ["d/u", "c/l"]
     assert larger_than(rest, unknown) == []
+
+
+@pytest.mark.parametrize(
+    "route",
+    [
+        pytest.param(a_route([A, B]), id="a tier is balanced"),
+        pytest.param(a_route(a_target("a", None, wildcard=True), name="*"), id="the client names the model"),
+        pytest.param(a_route(A, B, deny=frozenset({"b"})), id="the route denies"),
+        pytest.param(a_route(A, B, allow=frozenset({"b"})), id="the route allows some"),
+        pytest.param(a_route(A, B, owner="b"), id="an owner comes first"),
+        pytest.param(a_route(A, a_target("b", context=1000)), id="a context is known"),
+        pytest.param(a_route(A, a_target("b", facts={"lacks": frozenset({"tools"})})), id="one lacks tools"),
+        pytest.param(a_route(A, a_target("b", facts={"endpoints": frozenset({"x"})})), id="one serves less"),
+        pytest.param(a_route(), id="there is none"),
+    ],
+)  # fmt: skip
+def test_there_is_no_only_order_where_it_depends_on_something(route: Route) -> None:
+    assert route.order is None
+
+
+def test_the_only_order_holds_for_whoever_may_go_anywhere() -> None:
+    route = a_route(A, B)
+    assert route.order == (A, B)
+    assert names(route, a_call()) == ["a", "b"]
+    assert names(route, a_call(allowed=frozenset({"b"}))) == ["b"]
+    assert names(route, a_call(pinned="b")) == ["b"]

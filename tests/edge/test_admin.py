@@ -305,12 +305,28 @@ async def test_beyond_loopback_everything_but_health_needs_the_key() -> None:
 
 
 @pytest.mark.parametrize(
-    "value", ["Bearer wrong", "Bearer \u00e9\u00e9", "Basic YTpi", f"{ADMIN_KEY}", "Bearer "]
+    "value",
+    [
+        "Bearer wrong",
+        "Bearer \u00e9\u00e9",
+        "Basic YTpi",
+        "Basic \u00e9",
+        "Basic !!",
+        f"{ADMIN_KEY}",
+        "Bearer ",
+    ],
 )
 async def test_a_wrong_admin_key_is_a_clean_401(value: str) -> None:
     async with Admin().client(key=ADMIN_KEY) as client:
         response = await client.get("/status.json", headers={"Authorization": value})
         assert await error_of(response) == (401, "invalid_api_key")
+
+
+async def test_a_browser_logs_in_with_the_key_as_its_password() -> None:
+    basic = base64.b64encode(f"anyone:{ADMIN_KEY}".encode()).decode()
+    async with Admin().client(key=ADMIN_KEY) as client:
+        assert "Basic" in (await client.get("/")).headers["WWW-Authenticate"]
+        assert (await client.get("/", headers={"Authorization": f"Basic {basic}"})).status == 200
 
 
 async def test_the_key_is_not_taken_from_the_query() -> None:

@@ -14,6 +14,8 @@ from proxy.edge.incident_log import IncidentLog
 from proxy.edge.incidents import MAX_INCIDENTS, MAX_TURNS, MERGE_S, Incident, Incidents
 from proxy.store.store import IncidentRow, Store
 from tests.edge.examples import WALL, ACell, attempt_ended, breaker_moved, decided, request_ended
+from tests.fakes.proxy import running_proxy
+from tests.fakes.upstream import FakeUpstream, Reply
 
 OVERLOADED = Outcome(Kind.OVERLOADED, status=503)
 
@@ -49,8 +51,9 @@ class Story:
         self.incidents.decided(event, self.wall)
         return request_id
 
-    def ends(self, request_id: str, outcome: RequestOutcome) -> None:
-        self.incidents.request_ended(request_ended(outcome, request_id=request_id), self.wall)
+    def ends(self, request_id: str, outcome: RequestOutcome, upstream: str = "azure") -> None:
+        event = request_ended(outcome, request_id=request_id, upstream=upstream)
+        self.incidents.request_ended(event, self.wall)
 
     def moves(self, to_state: str, from_state: str = "closed", **of: Any) -> None:
         self.incidents.moved(breaker_moved(to_state, from_state=from_state, **of), self.wall)
@@ -118,6 +121,13 @@ def test_requests_are_saved_routed_around_lost_or_gone() -> None:
     assert costs(story.only()) == (7, 1, 2, 2)
     story.ends(before[3], RequestOutcome.OK_FAILOVER)
     assert costs(story.only()) == (7, 2, 2, 2)
+
+
+def test_a_request_that_waited_until_the_upstream_was_back_was_not_routed_around_it() -> None:
+    story = Story()
+    story.fails(trips=True)
+    story.ends(story.is_passed_over(), RequestOutcome.OK, upstream="openai")
+    assert costs(story.only()) == (2, 0, 0, 0)
 
 
 def test_a_request_that_fails_twice_is_affected_once() -> None:
@@ -406,3 +416,39 @@ def test_without_a_store_it_works_all_the_same() -> None:
     log.observe(decided(Decision.SKIP, request_id="req_2", reason="open"))
     log.save()
     assert log.incidents([open_cell()])[0].affected == 1
+
+
+TEXT = 'upstreams: {a: {base_url: "%s"}, b: {base_url: "%s"}}\nroutes: {m: [a, b]}\n'
+
+
+async def test_a_proxy_tells_of_the_incidents_of_its_former_lives(tmp_path: Path) -> None:
+    async with FakeUpstream(Reply(503)) as bad, FakeUpstream(Reply()) as good:
+        text, state = TEXT % (bad.base_url, good.base_url), f"state: {tmp_path}/deep/state.db"
+        async with running_proxy(text, tmp_path, server=state) as proxy:
+            for _ in range(8):
+                async with proxy.chat() as answer:
+                    assert answer.status == 200
+            (incident,) = (await proxy.status())["incidents"]
+            assert (incident["title"], incident["ended"]) == ("a is overloaded", None)
+            cost = {name: incident[name] for name in ("affected", "saved", "routed_around", "lost")}
+            assert cost == {"affected": 8, "saved": 5, "routed_around": 3, "lost": 0}
+        async with running_proxy(text, tmp_path, server=state) as proxy:
+            (incident,) = (await proxy.status())["incidents"]
+            assert incident["title"] == "a was overloaded"
+            assert incident["says"].endswith("Sidestep was stopped while it lasted.")
+            assert {name: incident[name] for name in cost} == cost
+
+
+async def test_a_proxy_whose_state_can_not_be_kept_says_so_and_works(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    async with FakeUpstream(Reply(503)) as bad, FakeUpstream(Reply()) as good:
+        state = f"state: {tmp_path}/file/state.db"
+        async with running_proxy(TEXT % (bad.base_url, good.base_url), tmp_path, server=state) as proxy:
+            for _ in range(6):
+                async with proxy.chat() as answer:
+                    assert answer.status == 200
+            assert len((await proxy.status())["incidents"]) == 1
+        lines = proxy.log.read_text().splitlines()
+    notes = [line for line in map(msgspec.json.decode, lines) if line["event"] == "note"]
+    assert [note["level"] for note in notes] == ["warning"]
+    assert "in memory only" in notes[0]["message"]

@@ -198,6 +198,26 @@ def test_detours_are_told_apart_from_rescues_and_both_are_kept_from_failing() ->
     assert (totals.saved, totals.routed_around, totals.kept, totals.lost) == (1, 1, 2, 0)
 
 
+def test_a_request_that_waited_for_the_same_upstream_was_not_routed_around_it() -> None:
+    watched = Watched()
+    watched.observe(replace(detour()[-1], upstream="openai"))
+    status = watched.status()
+    assert status.totals.kept == 0
+    assert [tale.word for tale in status.tales] == ["Waited"]
+
+
+def test_what_the_reason_says_already_is_not_said_twice() -> None:
+    watched = Watched(ACell("openai", scope="credential", state="open", reason="unauthorized"))
+    refused = breaker_moved(
+        scope=Scope.CREDENTIAL, model="", operation="", reason="unauthorized", numbers={"open_s": 300.0}
+    )
+    watched.observe(refused)
+    assert watched.target().says == "It rejects our key."
+    (incident,) = watched.status().incidents
+    assert incident.says == "It was cut off at once. No request was affected."
+    assert incident.turns[0].says == "it rejects our key; for 5 min"
+
+
 @pytest.mark.parametrize("reason", ["drained", "full", "share", "paced"])
 def test_a_detour_for_reasons_of_our_own_saves_nobody(reason: str) -> None:
     watched = Watched()
@@ -332,7 +352,7 @@ def test_a_target_says_why_in_words_with_what_its_incident_knows() -> None:
                 numbers={"seconds": 0.4},
             ),
             "Coming back",
-            "A probe was answered after 0.40 s: its traffic is coming back."
+            "A probe was answered after 0.40 s, its traffic is coming back."
             " 25% of its traffic goes there again.",
             id="recovering",
         ),

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from proxy.commands.serve import state_file
 from proxy.store.database import MIGRATIONS
 from proxy.store.store import MOST_INCIDENTS, MOST_WAITING, IncidentRow, Store
 
@@ -220,3 +221,15 @@ async def test_the_event_loop_does_not_wait_for_the_disk(tmp_path: Path) -> None
         with held(path):
             store.keep_incidents([row(1, b"one")])
         assert await store.incidents(10) == [b"one"]
+
+
+@pytest.mark.parametrize(
+    ("env", "expected"),
+    [
+        ({"HOME": "/home/ada"}, "/home/ada/.local/state/sidestep/state.db"),
+        ({"HOME": "/home/ada", "XDG_STATE_HOME": "/var/state"}, "/var/state/sidestep/state.db"),
+        ({}, "None"),
+    ],
+)
+def test_where_the_state_is_kept_unless_the_configuration_says(env: dict[str, str], expected: str) -> None:
+    assert str(state_file(env)) == expected

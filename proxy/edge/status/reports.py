@@ -98,6 +98,12 @@ def _done(incident: Incident) -> str:
     if first is None:
         return "It was cut off."
     reason = reason_says(first.reason, first.numbers)
+    if reason == f"it {does(incident.cause)}":  # the title says so already
+        return (
+            "It was cut off at once."
+            if incident.openings < 2
+            else f"It was cut off {incident.openings} times."
+        )
     if incident.openings < 2:
         return f"It was cut off: {reason}."
     return f"It was cut off {incident.openings} times, at first because of this: {reason}."

@@ -19,7 +19,7 @@ ENDINGS = {
     "client_gone": ("Client left", "quiet"),
     "rejected": ("Refused", "quiet"),
 }
-ROUTED_AROUND = ("Routed around", "saved")
+ROUTED_AROUND, WAITED = ("Routed around", "saved"), ("Waited", "saved")
 
 Skips = Sequence[tuple[str, str]]  # upstream, reason
 
@@ -47,7 +47,7 @@ def tale(line: RequestLine, skips: Skips = ()) -> Tale:
     """Return the tale of an ended request; *skips* are the targets that were passed over."""
     word, tone = ENDINGS.get(line.outcome, (line.outcome, "quiet"))
     if skips and line.outcome == "ok":
-        word, tone = ROUTED_AROUND
+        word, tone = ROUTED_AROUND if is_detour(line.outcome, line.upstream, skips) else WAITED
     return Tale(
         request_id=line.request_id,
         ts=line.ts,
@@ -64,6 +64,14 @@ def tale(line: RequestLine, skips: Skips = ()) -> Tale:
         duration_s=line.duration_s,
         client=line.client,
     )
+
+
+def is_detour(outcome: str, upstream: str, skips: Skips) -> bool:
+    """Tell whether a request was answered at once by another than those it was sent past.
+
+    One that was answered by the same upstream after all has waited until it was back.
+    """
+    return outcome == "ok" and bool(skips) and all(upstream != skipped for skipped, _ in skips)
 
 
 def attempt_says(attempt: AttemptLine) -> str:

@@ -12,7 +12,7 @@ from proxy.edge.families import STATES
 from proxy.edge.incidents import Incident
 from proxy.edge.lines import DIGITS
 from proxy.edge.status.past import Past, Span, past_says
-from proxy.edge.status.words import does, reason_says, span_says, state_word
+from proxy.edge.status.words import did, does, reason_says, span_says, state_word
 from proxy.edge.views import Cell
 
 
@@ -147,9 +147,9 @@ def _says(state: str, why: Why | None, cause: str, admitted: float, cooldown_s: 
         return "Taken out by hand."
     if state == "resting":
         return f"It asked us to wait, {span_says(cooldown_s)} more."
+    happens = f"it {did(cause) if state == 'recovering' else does(cause)}" if cause else ""
     reason = reason_says(why.reason, why.numbers) if why is not None else ""
-    parts = [f"It {does(cause)}" if cause else "", reason]
-    text = ": ".join(filter(None, parts))
+    text = ": ".join(dict.fromkeys(filter(None, (happens, reason))))
     text = text[:1].upper() + text[1:] + "." if text else ""
     if state == "recovering" and 0 < admitted < 1:
         text += f" {admitted:.0%} of its traffic goes there again."

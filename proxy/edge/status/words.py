@@ -63,9 +63,9 @@ REASONS = {
     "relapsed": "it failed again while coming back",
     "cooled_down": "it has waited {seconds:.0f} s: the next request is its probe",
     "answered": "it answered after all",
-    "probe_passed": "a probe was answered after {seconds:.2f} s: its traffic is coming back",
+    "probe_passed": "a probe was answered after {seconds:.2f} s, its traffic is coming back",
     "recovered": "all its traffic is back",
-    Kind.QUOTA_SPENT.value: "our quota there is spent",
+    Kind.QUOTA_SPENT.value: "it says our quota is spent",
     Kind.UNAUTHORIZED.value: "it rejects our key",
     Kind.MODEL_MISSING.value: "it does not know the model",
 }
