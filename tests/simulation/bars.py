@@ -63,7 +63,7 @@ EXCUSES = {
     "recovery_herd_weak": Excuse(
         "a sixth of its capacity, which takes four minutes to grow, is used up by one probe from each of 300",
         return_limit_s=240 + RETURN_LIMIT_S,
-        herd_load=2.0,
+        herd_load=2.2,
     ),
     "hard_outage": Excuse("what had begun when the machine died can't be saved", may_interrupt=True),
     "midstream_cuts": Excuse("what has begun can't be saved", may_interrupt=True),
