@@ -42,7 +42,6 @@ class Blame:
         self._network.answered_at = now
         cell, key = permit.cell, permit.key
         cell.answered.add(now)
-        cell.answered_at = now
         cell.rest.over()
         key.quota.over()
         if permit.endpoint_admission is None and permit.credential_admission is None:

@@ -130,7 +130,7 @@ class TargetCell:
     in_flight: int = 0
     turn: int = 0  # the key to use next, where there are several
     last_least_bad_at: float = float("-inf")
-    answered_at: float = float("-inf")
+    answered_at: float = float("-inf")  # to the end: a stream that began well may still break
     rest: Rest = field(default_factory=Rest)
     latencies: Latencies = field(default_factory=Latencies)
     # Two minutes, as the SRE book's client throttling; of them one for the target's own rate.

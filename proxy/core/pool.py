@@ -198,6 +198,7 @@ class Pool:
         cell.in_flight -= 1
         cell.upstream.in_flight -= 1
         if outcome.kind is OK_KIND:
+            cell.answered_at = now
             events = [] if permit.admission.answered else self._answered(permit, now)
             moves = cell.breaker.record(
                 permit.admission, outcome, now, request=permit.request_id, rng=self._rng
