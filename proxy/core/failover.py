@@ -296,6 +296,8 @@ class Failover:
         is_fresh, course.fresh_for = permit.target is course.fresh_for, None
         self._counted += not is_fresh
         self._running[permit.id] = permit
+        # A connection kept from before the outage tells a probe nothing, and its death costs another try.
+        is_fresh = is_fresh or permit.probe
         return Try(permit, self._timeouts(permit, now), is_fresh, self._hedge_after_s(permit))
 
     def _timeouts(self, permit: Permit, now: float) -> Timeouts:

@@ -26,7 +26,10 @@ class Timeouts:
 
 @value
 class Try:
-    """Make an attempt; after `hedge_after_s` without content ask `next_hedge`."""
+    """Make an attempt, on a new connection if that is said.
+
+    After `hedge_after_s` without content ask `next_hedge`.
+    """
 
     permit: Permit
     timeouts: Timeouts

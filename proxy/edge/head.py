@@ -23,6 +23,7 @@ _REQUEST_LINE = re.compile(rb"([A-Z]{1,20}) (/[!\"$-~]*) HTTP/1\.([01])\r\n")
 _BARE = re.compile(rb"\r[^\n]|(?:^|[^\r])\n")  # half a line end (RFC 9112, 2.2)
 # Two of these contradict each other, and two readers may believe different ones.
 _SINGLE = frozenset({"host", "content-length", "content-type", "authorization", "expect"})
+# A look-up is cheaper than lower-casing and decoding: 0.5 us of the head of an official SDK.
 _COMMON = (
     "Accept", "Accept-Encoding", "Accept-Language", "Authorization", "Connection", "Content-Length",
     "Content-Type", "Host", "User-Agent", "X-Stainless-Arch", "X-Stainless-Async", "X-Stainless-Lang",
@@ -56,7 +57,7 @@ class Head:
         if "upgrade" in headers or ("host" not in headers and not http_1_0):
             raise malformed()
         connection = headers.get("connection")
-        self.keep_alive = not http_1_0 if connection is None else _keeps_alive(connection, http_1_0)
+        self.keep_alive = _keeps_alive(connection, http_1_0) if connection is not None else not http_1_0
         length = headers.get("content-length")
         self.length = int(length) if length is not None else 0
         coding = headers.get("transfer-encoding")
@@ -124,5 +125,7 @@ class _Fields:
 
 
 def _keeps_alive(connection: str, http_1_0: bool) -> bool:
+    if connection == "keep-alive":
+        return True
     options = {option.strip() for option in connection.lower().split(",")}
     return "close" not in options and (not http_1_0 or "keep-alive" in options)

@@ -34,6 +34,7 @@ from proxy.edge.request import Request
 from proxy.transport.connection.alarm import Alarm
 from proxy.transport.sink import ClientGoneError
 
+MAX_REFUSING = 64  # connections beyond the limit that are told so; the others are closed at once
 HANG_UP_POLL_S = 0.2  # how often a socket is asked while it is not read
 _BLANK_LINES = re.compile(rb"(?:\r\n)*")
 
@@ -142,13 +143,13 @@ class ClientConnection(WritingHalf):
         """Wait for a request, or turn the client away."""
         super().connection_made(transport)
         server = self._server
-        full = len(server.connections) >= server.max_connections()
+        beyond = len(server.connections) - server.max_connections()
         server.connections.add(self)
         self._expect(IDLE, server.limits.idle_s)
-        if full:
-            refusal = WireError(503, "too_many_connections", "Too many open connections.")
-            ClientSink(self, keep_alive=False).refuse(refusal)
-            self.close()
+        if beyond >= MAX_REFUSING:
+            self._abort()
+        elif beyond >= 0:
+            self._refuse(WireError(503, "too_many_connections", "Too many open connections."))
 
     def data_received(self, data: bytes) -> None:
         """Read, keep or throw away what has come."""
@@ -174,9 +175,10 @@ class ClientConnection(WritingHalf):
         """Release everything; whoever still works for this client is cancelled."""
         super().connection_lost(exc)
         self._server.connections.discard(self)
-        self._alarm.cancel()
         self.phase = CLOSING
         self._cancel()
+        self._alarm.cancel()
+        del self._alarm  # it holds a method of ours: a cycle
 
     def close(self) -> None:
         """Close after what has been written, within the time that reading it may take."""
@@ -292,6 +294,7 @@ class ClientConnection(WritingHalf):
         finally:
             if self.phase is not CLOSING:  # cancelled by somebody else: the loop ends
                 self._abort()
+            self._request = self._task = None
 
     def _end(self, request: Request) -> None:
         """Keep the connection for the next request, or see it off."""
@@ -337,7 +340,10 @@ class ClientConnection(WritingHalf):
         self._buffer = b""
         self._resume_reading()
         if self.transport is not None:
-            self.transport.write_eof()
+            try:
+                self.transport.write_eof()
+            except OSError:  # asyncio's, where the client has reset the connection by now
+                self.transport.abort()
 
     def _discard(self, size: int) -> None:
         self._discarded += size
@@ -350,8 +356,9 @@ class ClientConnection(WritingHalf):
 
     def _expect(self, phase: Phase, seconds: float) -> None:
         """Enter a phase that may last so long."""
-        self.phase = phase
-        self._alarm.set(self.loop.time() + seconds)
+        if self.transport is not None:
+            self.phase = phase
+            self._alarm.set(self.loop.time() + seconds)
 
     def _too_late(self) -> None:
         if self.transport is None or self.transport.is_closing() or self.phase is IDLE:

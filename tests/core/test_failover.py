@@ -671,6 +671,7 @@ def test_a_probe_has_a_shorter_limit() -> None:
     given.now = given.pool.admits(A, "chat", given.now).at
     step = given.request(stream=True).try_()
     assert step.permit.probe
+    assert step.fresh_connection  # one kept from before the outage would tell nothing
     assert step.timeouts.head_s == 20.0
 
 

@@ -109,7 +109,8 @@ class Client:
             except (asyncio.IncompleteReadError, ConnectionError):
                 return None
             first, *lines = head[:-4].decode("latin-1").split("\r\n")
-            answer = Answer(int(first.split()[1]), dict(line.split(": ", 1) for line in lines))
+            fields = (line.split(": ", 1) for line in lines)
+            answer = Answer(int(first.split()[1]), {name.lower(): value for name, value in fields})
             try:
                 await self._read_body(answer)
             except (asyncio.IncompleteReadError, ConnectionError) as error:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 
 import pytest
 
 from proxy.dialects.openai import WireError
-from proxy.edge.http1 import Phase
+from proxy.edge.http1 import MAX_REFUSING, ClientConnection, Phase
 from proxy.edge.request import Request
 from proxy.transport.sink import ClientGoneError
 from tests.edge.http1.lab import PATIENCE_S, TEXT, chunked, connected, echo, get, post, serving
@@ -314,7 +315,7 @@ async def test_leaving_is_noticed_while_reading_is_paused(leaving: str) -> None:
         client.send(b"x" * 100_000)
         async with asyncio.timeout(PATIENCE_S):
             (connection,) = running.server.connections
-            while not connection._reading_paused:
+            while connection.transport is None or connection.transport.is_reading():
                 await asyncio.sleep(0.001)
         getattr(client, leaving)()
         await handler.until(handler.ended)
@@ -537,6 +538,41 @@ async def test_connections_beyond_the_limit_are_told_so() -> None:
             answer = await fourth.ask(get())
             assert answer is not None
             assert answer.status == 200
+
+
+async def test_only_so_many_are_told(complaints: list[dict[str, object]]) -> None:
+    async with serving(max_connections=0, linger_s=PATIENCE_S) as running, AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(connected(running.port)) for _ in range(MAX_REFUSING + 20)]
+        answers = [await client.answer() for client in clients]
+        assert [answer is not None for answer in answers] == [True] * MAX_REFUSING + [False] * 20
+
+
+async def test_a_connection_that_has_ended_is_freed_at_once() -> None:
+    async def read(request: Request) -> None:
+        await request.read_body()
+        await echo(request)
+
+    async with serving(read) as running:
+        gc.collect()
+        gc.disable()
+        try:
+            for sent in (
+                b"",
+                b"GET",
+                get(),
+                get("/", "connection: close"),
+                post(b"hello")[:-1],
+                b"x\r\n",
+                get() * 9,
+            ):
+                async with connected(running.port) as client:
+                    client.send(sent)
+                    await asyncio.sleep(0.01)
+                await running.until_empty()
+            await asyncio.sleep(0.01)
+            assert not [kept for kept in gc.get_objects() if isinstance(kept, ClientConnection)]
+        finally:
+            gc.enable()
 
 
 async def test_phases_are_told() -> None:
