@@ -56,7 +56,7 @@ class ArrivingBody:
 
     @property
     def held_bytes(self) -> int:
-        """Return how much of it has come."""
+        """Return how much of an incomplete one has come."""
         return len(self._decoder.data)
 
     def feed(self, data: bytes) -> bytes | None:
@@ -70,12 +70,14 @@ class ArrivingBody:
             return None
         if rest is not None:
             self.whole = bytes(self._decoder.data)
+            self._decoder.data.clear()  # a large body is held once
             self._wake()
         return rest
 
     def fail(self, error: WireError) -> None:
         """Give up on the body."""
         self.error = error
+        self._decoder.data.clear()
         self._wake()
 
     async def wait(self) -> bytes:

@@ -34,7 +34,7 @@ from proxy.edge.request import Request
 from proxy.transport.connection.alarm import Alarm
 from proxy.transport.sink import ClientGoneError
 
-MAX_REFUSING = 64  # connections beyond the limit that are told so; the others are closed at once
+MAX_REFUSING = 32  # connections beyond the limit that are told so; the others are closed at once
 HANG_UP_POLL_S = 0.2  # how often a socket is asked while it is not read
 _BLANK_LINES = re.compile(rb"(?:\r\n)*")
 
@@ -169,7 +169,6 @@ class ClientConnection(WritingHalf):
         request = self._request
         if request is not None and not request.sink.finished:
             self._abort()
-            self._cancel()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Release everything; whoever still works for this client is cancelled."""

@@ -31,7 +31,8 @@ class Request(Head):
         """Return the body, waiting for it; only now a client that asked first is told to send it.
 
         Raises:
-            WireError: too large (413), too slow (408), or badly framed (400).
+            WireError: too slow (408), badly framed (400), or in chunks and too large (413); of a size that
+                was told `check_framing` is the judge.
         """
         if self.body is not None or self.arriving is None:
             return self.body or b""

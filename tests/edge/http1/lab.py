@@ -7,7 +7,7 @@ import socket
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from proxy.dialects.openai import WireError
@@ -83,7 +83,7 @@ class Client:
 
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
-    head_only: bool = field(default=False)
+    head_only: bool = False
 
     def send(self, data: bytes) -> None:
         self.writer.write(data)

@@ -153,7 +153,7 @@ async def in_front(tmp_path: Path, make: object, options: str) -> AsyncIterator[
                         await asyncio.sleep(0.02)
                 yield port, fake
             finally:
-                process.kill()
+                process.terminate()  # nginx's workers would outlive a master that is killed
                 await process.wait()
 
 

@@ -184,14 +184,16 @@ async def test_nobody_is_told_to_send_what_is_refused() -> None:
         assert await client.until_closed() == b""
 
 
-@pytest.mark.parametrize("body", [b"he", b"hello"], ids=["begun", "whole"])
-async def test_http_1_0_knows_no_continue(body: bytes) -> None:
+async def test_http_1_0_knows_no_continue() -> None:
     async with serving() as running, connected(running.port) as client:
-        client.send(post(b"hello", "expect: 100-continue", version="1.0")[:-5] + body)
-        client.send(b"hello"[len(body) :])
-        answer = await client.answer()
+        client.send(post(b"hello", "expect: 100-continue", version="1.0")[:-3])
+        async with asyncio.timeout(PATIENCE_S):
+            while [connection.phase for connection in running.server.connections] != [Phase.BODY]:
+                await asyncio.sleep(0)
+        await asyncio.sleep(0.01)
+        answer = await client.ask(b"llo")
         assert answer is not None
-        assert answer.status == 200
+        assert (answer.status, answer.body) == (200, b"POST / hello")
 
 
 async def test_pipelined_requests_are_answered_one_by_one_in_their_order() -> None:
@@ -322,6 +324,23 @@ async def test_leaving_is_noticed_while_reading_is_paused(leaving: str) -> None:
         assert handler.cancelled
 
 
+async def test_a_handler_that_others_cancel_takes_its_connection_along() -> None:
+    tasks: list[asyncio.Task[None] | None] = []
+
+    async def wait(_: Request) -> None:
+        tasks.append(asyncio.current_task())
+        await asyncio.sleep(PATIENCE_S)
+
+    async with serving(wait) as running, connected(running.port) as client:
+        client.send(get())
+        async with asyncio.timeout(PATIENCE_S):
+            while not tasks:
+                await asyncio.sleep(0)
+        assert tasks[0] is not None
+        tasks[0].cancel()
+        assert await client.until_closed() == b""
+
+
 async def test_a_finished_answer_is_not_cancelled_by_a_client_that_has_it() -> None:
     ended: list[str] = []
     left = asyncio.Event()
@@ -381,6 +400,7 @@ async def stream_three(request: Request) -> None:
     sink.start(200, b"content-type: text/event-stream\r\n", None)
     for number in range(3):
         sink.write(b"data: %d\n\n" % number)
+        sink.write(b"")  # an empty chunk would be the end
         await asyncio.sleep(0)
     if request.target == "/finish":
         sink.finish()

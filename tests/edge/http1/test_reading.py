@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.dialects.openai import WireError
-from proxy.edge.body import ChunkedBody, SizedBody
+from proxy.edge.body import ArrivingBody, ChunkedBody, SizedBody
 from proxy.edge.head import MAX_HEADERS, Head
 
 HOST = b"Host: localhost\r\n"
@@ -125,6 +125,24 @@ def test_a_chunked_body_ends_where_it_should(
     assert in_pieces(body, coded + more, at) == more
     assert body.data == b"".join(chunks)
     assert in_pieces(ChunkedBody(1000), coded[:-1], at) is None
+
+
+async def test_a_large_body_is_held_once() -> None:
+    arriving = ArrivingBody(SizedBody(2_000_000), lambda: None)
+    assert arriving.feed(b"x" * 1_999_999) is None
+    assert arriving.held_bytes == 1_999_999
+    assert arriving.feed(b"xy") == b"y"
+    assert arriving.held_bytes == 0
+    assert await arriving.wait() == b"x" * 2_000_000
+
+
+async def test_a_body_that_fails_is_not_held() -> None:
+    arriving = ArrivingBody(ChunkedBody(1000), lambda: None)
+    arriving.feed(b"5\r\nhello\r\n")
+    arriving.feed(b"nonsense\r\n")
+    assert arriving.held_bytes == 0
+    with pytest.raises(WireError, match="framed"):
+        await arriving.wait()
 
 
 class Llhttp:

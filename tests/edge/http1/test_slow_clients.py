@@ -223,6 +223,29 @@ async def test_a_finished_answer_that_nobody_reads_is_given_up(size: int, field:
         await running.until_empty()
 
 
+async def test_so_is_a_broken_one() -> None:
+    begun = asyncio.Event()
+
+    async def break_off(request: Request) -> None:
+        (connection,) = running.server.connections
+        assert connection.transport is not None
+        request.sink.start(200, TEXT, None)
+        while not 0 < connection.transport.get_write_buffer_size() < WRITE_BUFFER:
+            request.sink.write(b"x" * 4096)
+            await asyncio.sleep(0)
+        request.sink.abort()
+        begun.set()
+
+    async with (
+        serving(break_off, **after(unread_s=0.1)) as running,
+        connected(running.port, receive_buffer=4096) as client,
+    ):
+        client.send(get())
+        async with asyncio.timeout(PATIENCE_S):
+            await begun.wait()
+        await running.until_empty()
+
+
 async def test_a_client_that_reads_nothing_costs_a_quarter_of_a_megabyte_at_most() -> None:
     sizes: list[int] = []
     dropped: list[bool] = []
